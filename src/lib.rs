@@ -1,0 +1,4 @@
+//! lockgate: an HTTPS-terminating reverse proxy.
+
+pub mod addr;
+pub mod config;
