@@ -1,4 +1,5 @@
 //! lockgate: an HTTPS-terminating reverse proxy.
 
 pub mod addr;
+pub mod backend;
 pub mod config;
