@@ -3,3 +3,4 @@
 pub mod addr;
 pub mod backend;
 pub mod config;
+pub mod transform;
