@@ -68,7 +68,12 @@ async fn any(server: &Server) -> Result<BackendStream, ConnectError> {
     let addresses = server.resolved();
     let start = server.next_start();
     let mut last = ConnectError::Unresolved;
-    for address in addresses.iter().cycle().skip(start % addresses.len().max(1)).take(addresses.len()) {
+    for address in addresses
+        .iter()
+        .cycle()
+        .skip(start % addresses.len().max(1))
+        .take(addresses.len())
+    {
         match tcp(*address).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = ConnectError::Refused(error),
@@ -97,7 +102,11 @@ impl BackendStream {
 }
 
 impl AsyncRead for BackendStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -106,7 +115,11 @@ impl AsyncRead for BackendStream {
 }
 
 impl AsyncWrite for BackendStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),

@@ -31,13 +31,18 @@ pub struct SharedGroup {
 
 impl SharedGroup {
     /// A group as planned; servers that `known` finds go on as they are.
-    pub fn new(plan: &GroupPlan, known: impl Fn(&crate::addr::BackendAddr) -> Option<Arc<Server>>) -> Arc<Self> {
+    pub fn new(
+        plan: &GroupPlan,
+        known: impl Fn(&crate::addr::BackendAddr) -> Option<Arc<Server>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             name: plan.name.as_str().into(),
             servers: plan
                 .servers
                 .iter()
-                .map(|entry| known(&entry.address).unwrap_or_else(|| Server::new(entry.address.clone())))
+                .map(|entry| {
+                    known(&entry.address).unwrap_or_else(|| Server::new(entry.address.clone()))
+                })
                 .collect(),
             weights: plan.servers.iter().map(|entry| entry.weight).collect(),
             keepalive: plan.keepalive,
@@ -108,7 +113,9 @@ impl Group {
     fn pool_of(&self, server: &Arc<Server>, keepalive: Keepalive) -> Option<Rc<Pool>> {
         self.members
             .iter()
-            .find(|member| Arc::ptr_eq(&member.server, server) && member.pool.keepalive() == keepalive)
+            .find(|member| {
+                Arc::ptr_eq(&member.server, server) && member.pool.keepalive() == keepalive
+            })
             .map(|member| Rc::clone(&member.pool))
     }
 
@@ -117,12 +124,22 @@ impl Group {
         let mut balance = self.balance.borrow_mut();
         let weights = &self.shared.weights;
         let untried = |index: usize| !tried.0.contains(&index);
-        let index = if self.members.iter().any(|member| member.server.has_refused()) {
+        let index = if self
+            .members
+            .iter()
+            .any(|member| member.server.has_refused())
+        {
             let now = Instant::now();
             let willing = |index: usize| {
-                untried(index) && self.members.get(index).is_some_and(|m| !m.server.is_skipped(now))
+                untried(index)
+                    && self
+                        .members
+                        .get(index)
+                        .is_some_and(|m| !m.server.is_skipped(now))
             };
-            balance.pick(weights, willing).or_else(|| balance.pick(weights, untried))
+            balance
+                .pick(weights, willing)
+                .or_else(|| balance.pick(weights, untried))
         } else {
             balance.pick(weights, untried)
         }?;

@@ -108,7 +108,8 @@ impl Pool {
             Keepalive::Off => Duration::ZERO,
         };
         self.idle.borrow_mut().retain(|connection| {
-            now.saturating_duration_since(connection.idle_since) < limit && connection.stream.is_quiet()
+            now.saturating_duration_since(connection.idle_since) < limit
+                && connection.stream.is_quiet()
         });
     }
 

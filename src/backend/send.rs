@@ -5,7 +5,6 @@
 //! asked a second time only if a pooled connection turned out to be closed (`Exchange::may_repeat`).
 
 use std::future::poll_fn;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,7 +79,9 @@ impl std::fmt::Display for SendError {
             Self::Connect(error) => error.fmt(f),
             Self::Exchange(error) => error.fmt(f),
             Self::Unasked => f.write_str("the backend switched protocols without being asked"),
-            Self::OtherProtocol => f.write_str("the backend switched to a protocol that was not asked for"),
+            Self::OtherProtocol => {
+                f.write_str("the backend switched to a protocol that was not asked for")
+            }
         }
     }
 }
@@ -104,7 +105,9 @@ impl From<&ExchangeError> for Failure {
     fn from(error: &ExchangeError) -> Self {
         match error {
             ExchangeError::Upload(UploadError::TooLarge) => Self::BodyTooLarge,
-            ExchangeError::Upload(UploadError::Client(_) | UploadError::Length) => Self::BodyMalformed,
+            ExchangeError::Upload(UploadError::Client(_) | UploadError::Length) => {
+                Self::BodyMalformed
+            }
             ExchangeError::ClientTimeout => Self::ClientTooSlow,
             ExchangeError::BackendTimeout => Self::ResponseTimeout,
             ExchangeError::Closed(_) => Self::BackendClosed,
@@ -117,12 +120,22 @@ impl From<&ExchangeError> for Failure {
 }
 
 /// Which server was asked last, and since when: for the log, also when the request fails.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Trace {
     /// The server.
     pub server: Option<Arc<Server>>,
     /// When the first attempt began.
-    pub began: Option<Instant>,
+    pub began: Instant,
+}
+
+impl Trace {
+    /// Nothing was asked yet; the clock runs from now.
+    pub fn begin() -> Self {
+        Self {
+            server: None,
+            began: Instant::now(),
+        }
+    }
 }
 
 /// Sends a request to `group`.
@@ -136,7 +149,9 @@ pub async fn send(
     let mut tried = Tried::default();
     let mut failed = SendError::NoServer;
     while tried.len() <= usize::from(group.shared.retries) {
-        let Some(member) = group.pick(&mut tried) else { break };
+        let Some(member) = group.pick(&mut tried) else {
+            break;
+        };
         trace.server = Some(Arc::clone(&member.server));
         let connection = match obtain(member, group).await {
             Ok(connection) => connection,
@@ -151,7 +166,9 @@ pub async fn send(
             Err(Failed::Repeat(unsent)) => {
                 body = unsent;
                 let connection = dial(member, group).await.map_err(SendError::Connect)?;
-                run(outgoing, body, connection, member).await.map_err(Failed::into_error)
+                run(outgoing, body, connection, member)
+                    .await
+                    .map_err(Failed::into_error)
             }
         };
     }
@@ -203,8 +220,17 @@ async fn run(
     member: &Member,
 ) -> Result<Answer, Failed> {
     write_head(outgoing, member, &mut connection.write);
-    let upload = Upload::new(body, outgoing.framing, outgoing.expectation, outgoing.body_limit);
-    let kind = if outgoing.method == Method::HEAD { RequestKind::Head } else { RequestKind::Ordinary };
+    let upload = Upload::new(
+        body,
+        outgoing.framing,
+        outgoing.expectation,
+        outgoing.body_limit,
+    );
+    let kind = if outgoing.method == Method::HEAD {
+        RequestKind::Head
+    } else {
+        RequestKind::Ordinary
+    };
     let mut exchange = Exchange::new(connection, upload, kind, outgoing.timeout);
     match poll_fn(|cx| exchange.poll(cx)).await {
         Ok(Answered::Final(head)) => {
@@ -227,7 +253,10 @@ async fn run(
 
 fn agrees(head: &ResponseHead, asked: &HeaderValue) -> bool {
     let mut named = head.headers.get_all(http::header::UPGRADE).iter();
-    named.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(asked.as_bytes())) && named.next().is_none()
+    named
+        .next()
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(asked.as_bytes()))
+        && named.next().is_none()
 }
 
 fn write_head(outgoing: &Outgoing<'_>, member: &Member, out: &mut Vec<u8>) {

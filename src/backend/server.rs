@@ -123,7 +123,9 @@ mod tests {
         let pauses: Vec<u64> = (0..6)
             .map(|_| {
                 server.refused(now);
-                (0..).find(|s| !server.is_skipped(now + Duration::from_secs(*s))).unwrap()
+                (0..)
+                    .find(|s| !server.is_skipped(now + Duration::from_secs(*s)))
+                    .unwrap()
             })
             .collect();
         assert_eq!(pauses, [1, 2, 4, 8, 10, 10]);

@@ -60,7 +60,9 @@ impl Activity {
     /// A connection that has just been made: idle from now on.
     pub fn new() -> Self {
         Self {
-            phase: Cell::new(Phase::Idle { since: Instant::now() }),
+            phase: Cell::new(Phase::Idle {
+                since: Instant::now(),
+            }),
             exchanges: Cell::new(0),
             requests: Cell::new(0),
             closing: Cell::new(Closing::No),
@@ -88,7 +90,9 @@ impl Activity {
     /// Bytes came from the client.
     pub fn bytes_came(&self) {
         match self.phase.get() {
-            Phase::Idle { .. } => self.phase.set(Phase::Head { since: Instant::now() }),
+            Phase::Idle { .. } => self.phase.set(Phase::Head {
+                since: Instant::now(),
+            }),
             Phase::Head { .. } => {}
             Phase::Exchange => self.overread.set(true),
         }
@@ -112,7 +116,9 @@ impl Activity {
         let left = self.exchanges.get().saturating_sub(1);
         self.exchanges.set(left);
         if left == 0 {
-            self.phase.set(Phase::Idle { since: Instant::now() });
+            self.phase.set(Phase::Idle {
+                since: Instant::now(),
+            });
         }
     }
 

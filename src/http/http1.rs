@@ -111,18 +111,32 @@ where
         early = join(parts.read_buf, unread);
         let ending = ending(result, stop);
         match (stop, ending, activity.phase()) {
-            (Some(Stop::Park), Ending::Done, Phase::Idle { since }) if activity.closing() == Closing::No => {
+            (Some(Stop::Park), Ending::Done, Phase::Idle { since })
+                if activity.closing() == Closing::No =>
+            {
                 if early.is_empty() {
                     match park(&mut stream, activity, since + timeouts.idle, &mut timer).await {
                         Some(bytes) => early = bytes,
-                        None => return End { stream, early, ending },
+                        None => {
+                            return End {
+                                stream,
+                                early,
+                                ending,
+                            };
+                        }
                     }
                 } else {
                     // Half a head came while the exchange before it was still running.
                     activity.head_began(since);
                 }
             }
-            (_, ending, _) => return End { stream, early, ending },
+            (_, ending, _) => {
+                return End {
+                    stream,
+                    early,
+                    ending,
+                };
+            }
         }
     }
 }
@@ -195,18 +209,25 @@ impl Driver<'_> {
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
-        let stall = self
-            .meter
-            .write_blocked_since()
-            .map(|since| (since + self.timeouts.request, Stop::Deadline(Ending::Stalled)));
+        let stall = self.meter.write_blocked_since().map(|since| {
+            (
+                since + self.timeouts.request,
+                Stop::Deadline(Ending::Stalled),
+            )
+        });
         let phase = match (self.activity.phase(), self.stop) {
             (Phase::Idle { since }, None) => Some((since + PARK_AFTER, Stop::Park)),
-            (Phase::Head { since }, _) => {
-                Some((since + self.timeouts.header, Stop::Deadline(Ending::HeadTooSlow)))
-            }
+            (Phase::Head { since }, _) => Some((
+                since + self.timeouts.header,
+                Stop::Deadline(Ending::HeadTooSlow),
+            )),
             (Phase::Idle { .. } | Phase::Exchange, _) => None,
         };
-        let Some((deadline, stop)) = stall.into_iter().chain(phase).min_by_key(|(deadline, _)| *deadline) else {
+        let Some((deadline, stop)) = stall
+            .into_iter()
+            .chain(phase)
+            .min_by_key(|(deadline, _)| *deadline)
+        else {
             return Poll::Pending;
         };
         self.timer.poll(deadline, cx).map(|()| stop)
@@ -252,7 +273,9 @@ fn ending(result: Option<hyper::Result<()>>, stop: Option<Stop>) -> Ending {
         (None, Some(Stop::Deadline(ending))) => ending,
         (None, _) => Ending::Aborted,
         (Some(Ok(())), _) => Ending::Done,
-        (Some(Err(error)), _) if error.is_parse_too_large() => Ending::Refused(Failure::HeadTooLarge),
+        (Some(Err(error)), _) if error.is_parse_too_large() => {
+            Ending::Refused(Failure::HeadTooLarge)
+        }
         (Some(Err(error)), _) if error.is_parse() => Ending::Refused(Failure::RequestMalformed),
         (Some(Err(_)), _) => Ending::Aborted,
     }

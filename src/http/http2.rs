@@ -41,6 +41,9 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// How long a connection may take to end once it was told to and has no stream left.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// Runs a stream's task on this thread.
+pub type Spawn = fn(Pin<Box<dyn Future<Output = ()>>>);
+
 /// The pace of one stream's client, noted by its response body.
 #[derive(Debug, Default)]
 pub struct StreamPace {
@@ -71,24 +74,27 @@ pub enum Ending {
 }
 
 /// Serves requests on `stream` until it ends; `spawn` runs a stream's task.
-pub async fn serve<H, F, B, S>(
+pub async fn serve<H, F, B>(
     stream: Box<ClientStream>,
     activity: &Rc<Activity>,
     timeouts: &Timeouts,
     handle: H,
-    spawn: S,
+    spawn: Spawn,
 ) -> Ending
 where
     H: Fn(Request<Incoming>, Rc<StreamPace>) -> F,
     F: Future<Output = Response<B>> + 'static,
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
-    S: Fn(Pin<Box<dyn Future<Output = ()>>>) + Clone + Unpin,
 {
     let meter = Rc::clone(stream.meter());
     let received_before = meter.received();
     let fresh: Rc<RefCell<Option<Rc<StreamPace>>>> = Rc::default();
-    let tasks = Tasks { spawn, fresh: Rc::clone(&fresh), limit: timeouts.request };
+    let tasks = Tasks {
+        spawn,
+        fresh: Rc::clone(&fresh),
+        limit: timeouts.request,
+    };
     let service = service_fn(|request| {
         activity.exchange_began();
         let pace = Rc::<StreamPace>::default();
@@ -112,22 +118,31 @@ where
                 Closing::Graceful => {}
             }
             if let Poll::Ready(result) = http.as_mut().poll(cx) {
-                return Poll::Ready(if result.is_ok() { Ending::Done } else { Ending::Broken });
+                return Poll::Ready(if result.is_ok() {
+                    Ending::Done
+                } else {
+                    Ending::Broken
+                });
             }
-            let stall = meter.write_blocked_since().map(|since| (since + timeouts.request, Ending::Stalled));
+            let stall = meter
+                .write_blocked_since()
+                .map(|since| (since + timeouts.request, Ending::Stalled));
             let idle = match (activity.phase(), told_at) {
                 (Phase::Exchange, _) => None,
                 (Phase::Idle { since } | Phase::Head { since }, Some(told)) => {
                     Some((since.max(told) + FAREWELL, Ending::Broken))
                 }
-                (Phase::Idle { since } | Phase::Head { since }, None) if meter.received() == received_before => {
+                (Phase::Idle { since } | Phase::Head { since }, None)
+                    if meter.received() == received_before =>
+                {
                     Some((since + timeouts.header, Ending::Done))
                 }
                 (Phase::Idle { since } | Phase::Head { since }, None) => {
                     Some((since + timeouts.http2_idle, Ending::Done))
                 }
             };
-            let Some((deadline, ending)) = stall.into_iter().chain(idle).min_by_key(|(at, _)| *at) else {
+            let Some((deadline, ending)) = stall.into_iter().chain(idle).min_by_key(|(at, _)| *at)
+            else {
                 return Poll::Pending;
             };
             ready!(timer.poll(deadline, cx));
@@ -141,10 +156,7 @@ where
     .await
 }
 
-fn builder<S>(tasks: Tasks<S>) -> http2::Builder<Tasks<S>>
-where
-    S: Clone,
-{
+fn builder(tasks: Tasks) -> http2::Builder<Tasks> {
     let mut builder = http2::Builder::new(tasks);
     builder
         .max_concurrent_streams(MAX_STREAMS)
@@ -158,18 +170,14 @@ where
 
 /// Runs the tasks of a connection's streams, each under its stall limit.
 #[derive(Clone)]
-struct Tasks<S> {
-    spawn: S,
+struct Tasks {
+    spawn: Spawn,
     /// The pace of the stream whose task comes next: hyper calls the service, then runs the task.
     fresh: Rc<RefCell<Option<Rc<StreamPace>>>>,
     limit: Duration,
 }
 
-impl<S, F> Executor<F> for Tasks<S>
-where
-    S: Fn(Pin<Box<dyn Future<Output = ()>>>),
-    F: Future<Output = ()> + 'static,
-{
+impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
     fn execute(&self, task: F) {
         let pace = self.fresh.borrow_mut().take();
         let limit = self.limit;

@@ -25,7 +25,11 @@ pub struct HttpIo {
 impl HttpIo {
     /// Lends `stream`; `early` is read before it.
     pub fn new(stream: Box<ClientStream>, early: Bytes, activity: Rc<Activity>) -> Self {
-        Self { stream, early, activity }
+        Self {
+            stream,
+            early,
+            activity,
+        }
     }
 
     /// Takes the stream back, with what hyper never read of the early bytes.
@@ -57,7 +61,11 @@ impl AsyncRead for HttpIo {
 }
 
 impl AsyncWrite for HttpIo {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(self.stream.as_mut()).poll_write(cx, buf)
     }
 

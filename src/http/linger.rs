@@ -16,7 +16,7 @@ use super::activity::{Activity, Closing};
 use crate::stream::ClientStream;
 
 /// How long the goodbye of a connection may take to be written.
-const GOODBYE: Duration = Duration::from_secs(5);
+pub const GOODBYE: Duration = Duration::from_secs(5);
 /// How long a lingering client may send nothing.
 const QUIET: Duration = Duration::from_secs(5);
 /// How long a client may go on sending after its answer.
@@ -44,7 +44,11 @@ pub async fn linger(mut stream: Box<ClientStream>, activity: &Activity) {
             }
             let mut read = ReadBuf::new(&mut bytes);
             let result = ready!(Pin::new(&mut stream).poll_read(cx, &mut read));
-            Poll::Ready(if result.is_ok() { read.filled().len() } else { 0 })
+            Poll::Ready(if result.is_ok() {
+                read.filled().len()
+            } else {
+                0
+            })
         });
         let deadline = end.min(Instant::now() + QUIET);
         match timeout_at(deadline, read).await {

@@ -13,7 +13,8 @@ const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// The name that lockgate's own answers carry.
 const NAME: &str = "lockgate";
 /// What can be asked instead of TRACE or CONNECT.
-const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+const METHODS: HeaderValue =
+    HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 
 /// What becomes of the client's connection after an answer of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +53,11 @@ pub fn reply(failure: Failure, afterwards: Afterwards) -> Response<Bytes> {
 }
 
 fn proxy_status(failure: Failure, headers: &mut HeaderMap) {
-    let text = format!("{NAME}; error={}; details=\"{}\"", failure.proxy_error(), failure.cause());
+    let text = format!(
+        "{NAME}; error={}; details=\"{}\"",
+        failure.proxy_error(),
+        failure.cause()
+    );
     if let Ok(value) = HeaderValue::try_from(text) {
         headers.insert(PROXY_STATUS, value);
     }
@@ -60,7 +65,10 @@ fn proxy_status(failure: Failure, headers: &mut HeaderMap) {
 
 fn page(failure: Failure) -> String {
     let status = failure.status();
-    let (code, reason) = (status.as_u16(), status.canonical_reason().unwrap_or("Error"));
+    let (code, reason) = (
+        status.as_u16(),
+        status.canonical_reason().unwrap_or("Error"),
+    );
     let why = match failure {
         Failure::PlainHttp => "<p>The plain HTTP request was sent to an HTTPS port</p>\r\n",
         _ => "",
@@ -96,9 +104,17 @@ mod tests {
         for failure in Failure::ALL {
             let response = reply(failure, Afterwards::of(failure));
             assert_eq!(response.status(), failure.status());
-            let status = response.headers().get("proxy-status").unwrap().to_str().unwrap();
+            let status = response
+                .headers()
+                .get("proxy-status")
+                .unwrap()
+                .to_str()
+                .unwrap();
             assert!(status.contains(failure.cause()), "{status}");
-            assert!(raw(failure).starts_with(format!("HTTP/1.1 {} ", failure.status().as_u16()).as_bytes()));
+            assert!(
+                raw(failure)
+                    .starts_with(format!("HTTP/1.1 {} ", failure.status().as_u16()).as_bytes())
+            );
         }
     }
 

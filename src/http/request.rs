@@ -38,13 +38,18 @@ pub fn check(parts: &Parts) -> Result<Option<Host>, Failure> {
 }
 
 fn check_sizes(parts: &Parts) -> Result<(), Failure> {
-    if parts.uri.path_and_query().is_some_and(|target| target.as_str().len() > MAX_LINE) {
+    if parts
+        .uri
+        .path_and_query()
+        .is_some_and(|target| target.as_str().len() > MAX_LINE)
+    {
         return Err(Failure::TargetTooLong);
     }
     if parts.headers.len() > MAX_FIELDS {
         return Err(Failure::HeadTooLarge);
     }
-    let line = |(name, value): (&http::HeaderName, &HeaderValue)| name.as_str().len() + 2 + value.len();
+    let line =
+        |(name, value): (&http::HeaderName, &HeaderValue)| name.as_str().len() + 2 + value.len();
     if parts.headers.iter().any(|field| line(field) > MAX_LINE) {
         return Err(Failure::FieldTooLong);
     }
@@ -64,7 +69,10 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Failure> {
         if lengths.next().is_some() {
             return Err(Failure::RequestMalformed);
         }
-        let length = length.to_str().ok().and_then(|text| text.parse::<u64>().ok());
+        let length = length
+            .to_str()
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok());
         if length.ok_or(Failure::RequestMalformed)? > MAX_BODY {
             return Err(Failure::BodyTooLarge);
         }
@@ -86,7 +94,11 @@ fn check_target(parts: &Parts) -> Result<(), Failure> {
     if !path.starts_with('/') {
         return Err(Failure::RequestMalformed);
     }
-    if is_unsafe(path.as_bytes()) { Err(Failure::PathUnsafe) } else { Ok(()) }
+    if is_unsafe(path.as_bytes()) {
+        Err(Failure::PathUnsafe)
+    } else {
+        Ok(())
+    }
 }
 
 /// Whether a path holds a NUL, a backslash or a dot segment, plain or percent-encoded. An encoded slash
@@ -123,7 +135,11 @@ pub fn is_unsafe(path: &[u8]) -> bool {
 
 /// The first byte, decoded if it is a valid escape, and what follows it.
 fn next_decoded(path: &[u8]) -> Option<(u8, &[u8])> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let digit = |byte: u8| {
+        char::from(byte)
+            .to_digit(16)
+            .and_then(|digit| u8::try_from(digit).ok())
+    };
     if let [b'%', high, low, rest @ ..] = path
         && let (Some(high), Some(low)) = (digit(*high), digit(*low))
     {
@@ -143,7 +159,9 @@ fn host(parts: &Parts) -> Result<Option<Host>, Failure> {
     let authority = parts.uri.authority().map(parse_authority).transpose()?;
     match (parts.version, authority, field) {
         // HTTP/2: both may be there if they say the same (RFC 9113 section 8.3.1).
-        (Version::HTTP_2, Some(authority), Some(field)) if authority.canonical != field.canonical => {
+        (Version::HTTP_2, Some(authority), Some(field))
+            if authority.canonical != field.canonical =>
+        {
             Err(Failure::HostInvalid)
         }
         (Version::HTTP_2, None, None) => Err(Failure::HostInvalid),
@@ -172,14 +190,19 @@ pub fn parse_host(received: &HeaderValue) -> Result<Host, Failure> {
     if bare.is_empty() || !is_host_name(bare) {
         return Err(Failure::HostInvalid);
     }
-    let is_canonical = bare.len() == name.len() && !name.bytes().any(|byte| byte.is_ascii_uppercase());
+    let is_canonical =
+        bare.len() == name.len() && !name.bytes().any(|byte| byte.is_ascii_uppercase());
     let canonical = if is_canonical {
         received.clone()
     } else {
         let port = port.map_or(String::new(), |port| format!(":{port}"));
-        HeaderValue::try_from(format!("{}{port}", bare.to_ascii_lowercase())).map_err(|_| Failure::HostInvalid)?
+        HeaderValue::try_from(format!("{}{port}", bare.to_ascii_lowercase()))
+            .map_err(|_| Failure::HostInvalid)?
     };
-    Ok(Host { received: received.clone(), canonical })
+    Ok(Host {
+        received: received.clone(),
+        canonical,
+    })
 }
 
 fn split_port(text: &str) -> Option<(&str, Option<&str>)> {
@@ -199,7 +222,8 @@ fn split_port(text: &str) -> Option<(&str, Option<&str>)> {
 }
 
 fn is_port(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok_and(|port| port != 0)
+    text.bytes().all(|byte| byte.is_ascii_digit())
+        && text.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 /// An IPv6 address in brackets, or a registered name: RFC 3986's unreserved characters and sub-delimiters
@@ -211,7 +235,23 @@ fn is_host_name(name: &str) -> bool {
             .is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok());
     }
     name.bytes().all(|byte| {
-        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=')
+        byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b'-' | b'.'
+                    | b'_'
+                    | b'~'
+                    | b'!'
+                    | b'$'
+                    | b'&'
+                    | b'\''
+                    | b'('
+                    | b')'
+                    | b'*'
+                    | b'+'
+                    | b';'
+                    | b'='
+            )
     }) && !name.contains("..")
         && !name.starts_with('.')
 }
@@ -220,7 +260,9 @@ fn is_host_name(name: &str) -> bool {
 /// has no meaning (HTTP/1.0, HTTP/2: hyper never answers 100 there, so nobody may wait for it).
 pub fn expects_continue(version: Version, headers: &mut HeaderMap) -> Result<Continue, Failure> {
     let mut fields = headers.get_all(EXPECT).iter();
-    let Some(first) = fields.next() else { return Ok(Continue::No) };
+    let Some(first) = fields.next() else {
+        return Ok(Continue::No);
+    };
     let exact = first.as_bytes().eq_ignore_ascii_case(b"100-continue") && fields.next().is_none();
     if version == Version::HTTP_10 {
         headers.remove(EXPECT);
@@ -327,7 +369,11 @@ mod tests {
             ("a%41", None),
         ] {
             let host = parse_host(&HeaderValue::from_str(received).unwrap());
-            assert_eq!(host.ok().map(|h| h.canonical), canonical.map(|c| HeaderValue::from_str(c).unwrap()), "{received:?}");
+            assert_eq!(
+                host.ok().map(|h| h.canonical),
+                canonical.map(|c| HeaderValue::from_str(c).unwrap()),
+                "{received:?}"
+            );
         }
     }
 
@@ -339,21 +385,61 @@ mod tests {
             (Version::HTTP_11, "/", &one[..], Ok(Some("a.example"))),
             (Version::HTTP_11, "/", &[], Err(Failure::HostInvalid)),
             (Version::HTTP_11, "/", &two[..], Err(Failure::HostInvalid)),
-            (Version::HTTP_11, "http://b.example/", &one[..], Ok(Some("b.example"))),
-            (Version::HTTP_11, "http://b.example/", &[], Err(Failure::HostInvalid)),
-            (Version::HTTP_11, "http://u@b.example/", &one[..], Err(Failure::HostInvalid)),
-            (Version::HTTP_11, "ftp://b.example/", &one[..], Err(Failure::RequestMalformed)),
+            (
+                Version::HTTP_11,
+                "http://b.example/",
+                &one[..],
+                Ok(Some("b.example")),
+            ),
+            (
+                Version::HTTP_11,
+                "http://b.example/",
+                &[],
+                Err(Failure::HostInvalid),
+            ),
+            (
+                Version::HTTP_11,
+                "http://u@b.example/",
+                &one[..],
+                Err(Failure::HostInvalid),
+            ),
+            (
+                Version::HTTP_11,
+                "ftp://b.example/",
+                &one[..],
+                Err(Failure::RequestMalformed),
+            ),
             (Version::HTTP_10, "/", &[], Ok(None)),
             (Version::HTTP_10, "/", &two[..], Err(Failure::HostInvalid)),
-            (Version::HTTP_2, "https://a.example/", &[], Ok(Some("a.example"))),
-            (Version::HTTP_2, "https://A.example/", &one[..], Ok(Some("a.example"))),
-            (Version::HTTP_2, "https://b.example/", &one[..], Err(Failure::HostInvalid)),
+            (
+                Version::HTTP_2,
+                "https://a.example/",
+                &[],
+                Ok(Some("a.example")),
+            ),
+            (
+                Version::HTTP_2,
+                "https://A.example/",
+                &one[..],
+                Ok(Some("a.example")),
+            ),
+            (
+                Version::HTTP_2,
+                "https://b.example/",
+                &one[..],
+                Err(Failure::HostInvalid),
+            ),
             (Version::HTTP_2, "/", &one[..], Ok(Some("a.example"))),
             (Version::HTTP_2, "/", &[], Err(Failure::HostInvalid)),
         ] {
             let parts = parts("GET", uri, version, fields);
-            let host = check(&parts).map(|host| host.map(|h| h.canonical.to_str().unwrap().to_owned()));
-            assert_eq!(host, expected.map(|h| h.map(str::to_owned)), "{version:?} {uri} {fields:?}");
+            let host =
+                check(&parts).map(|host| host.map(|h| h.canonical.to_str().unwrap().to_owned()));
+            assert_eq!(
+                host,
+                expected.map(|h| h.map(str::to_owned)),
+                "{version:?} {uri} {fields:?}"
+            );
         }
     }
 
@@ -362,23 +448,55 @@ mod tests {
         let host = ("host", "a.example");
         let long = "x".repeat(MAX_LINE);
         let target = format!("/{long}");
-        let fields = vec![host; 1].into_iter().chain((0..100).map(|_| ("x", "y"))).collect::<Vec<_>>();
+        let fields = vec![host; 1]
+            .into_iter()
+            .chain((0..100).map(|_| ("x", "y")))
+            .collect::<Vec<_>>();
         for (method, uri, fields, failure) in [
             ("TRACE", "/", &[host][..], Failure::MethodRefused),
             ("CONNECT", "a.example:443", &[host], Failure::MethodRefused),
             ("GET", target.as_str(), &[host], Failure::TargetTooLong),
-            ("GET", "/", &[host, ("x-long", long.as_str())], Failure::FieldTooLong),
+            (
+                "GET",
+                "/",
+                &[host, ("x-long", long.as_str())],
+                Failure::FieldTooLong,
+            ),
             ("GET", "/", fields.as_slice(), Failure::HeadTooLarge),
-            ("POST", "/", &[host, ("transfer-encoding", "gzip, chunked")], Failure::TransferCodingUnknown),
-            ("POST", "/", &[host, ("transfer-encoding", "chunked, chunked")], Failure::TransferCodingUnknown),
-            ("POST", "/", &[host, ("transfer-encoding", "identity")], Failure::TransferCodingUnknown),
             (
                 "POST",
                 "/",
-                &[host, ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+                &[host, ("transfer-encoding", "gzip, chunked")],
                 Failure::TransferCodingUnknown,
             ),
-            ("POST", "/", &[host, ("content-length", "53687091201")], Failure::BodyTooLarge),
+            (
+                "POST",
+                "/",
+                &[host, ("transfer-encoding", "chunked, chunked")],
+                Failure::TransferCodingUnknown,
+            ),
+            (
+                "POST",
+                "/",
+                &[host, ("transfer-encoding", "identity")],
+                Failure::TransferCodingUnknown,
+            ),
+            (
+                "POST",
+                "/",
+                &[
+                    host,
+                    ("transfer-encoding", "chunked"),
+                    ("transfer-encoding", "chunked"),
+                ],
+                Failure::TransferCodingUnknown,
+            ),
+            (
+                "POST",
+                "/",
+                &[host, ("content-length", "53687091201")],
+                Failure::BodyTooLarge,
+            ),
             ("GET", "*", &[host], Failure::RequestMalformed),
             ("GET", "/a/../b", &[host], Failure::PathUnsafe),
         ] {
@@ -391,7 +509,11 @@ mod tests {
     fn limits_are_inclusive() {
         let value = "x".repeat(MAX_LINE - "x-long: ".len());
         let target = format!("/{}", "x".repeat(MAX_LINE - 1));
-        let fields = [("host", "a.example"), ("x-long", value.as_str()), ("content-length", "53687091200")];
+        let fields = [
+            ("host", "a.example"),
+            ("x-long", value.as_str()),
+            ("content-length", "53687091200"),
+        ];
         assert!(check(&parts("POST", &target, Version::HTTP_11, &fields)).is_ok());
     }
 
@@ -401,17 +523,36 @@ mod tests {
             (Version::HTTP_11, &["100-continue"][..], Ok(Continue::Yes)),
             (Version::HTTP_11, &["100-Continue"], Ok(Continue::Yes)),
             (Version::HTTP_11, &[], Ok(Continue::No)),
-            (Version::HTTP_11, &["y 100-continue"], Err(Failure::ExpectationUnknown)),
-            (Version::HTTP_11, &["100-continue", "100-continue"], Err(Failure::ExpectationUnknown)),
-            (Version::HTTP_11, &["200-ok"], Err(Failure::ExpectationUnknown)),
+            (
+                Version::HTTP_11,
+                &["y 100-continue"],
+                Err(Failure::ExpectationUnknown),
+            ),
+            (
+                Version::HTTP_11,
+                &["100-continue", "100-continue"],
+                Err(Failure::ExpectationUnknown),
+            ),
+            (
+                Version::HTTP_11,
+                &["200-ok"],
+                Err(Failure::ExpectationUnknown),
+            ),
             (Version::HTTP_10, &["100-continue"], Ok(Continue::No)),
             (Version::HTTP_2, &["100-continue"], Ok(Continue::No)),
         ] {
-            let mut headers: HeaderMap = fields.iter().map(|v| (EXPECT, HeaderValue::from_static(v))).collect();
+            let mut headers: HeaderMap = fields
+                .iter()
+                .map(|v| (EXPECT, HeaderValue::from_static(v)))
+                .collect();
             if fields.len() == 2 {
                 headers.append(EXPECT, HeaderValue::from_static("100-continue"));
             }
-            assert_eq!(expects_continue(version, &mut headers), expected, "{version:?} {fields:?}");
+            assert_eq!(
+                expects_continue(version, &mut headers),
+                expected,
+                "{version:?} {fields:?}"
+            );
         }
     }
 }

@@ -93,19 +93,34 @@ where
             (Poll::Pending, _) | (_, Poll::Pending) if activity.closing() == Closing::Now => {
                 Poll::Ready(Ending::Cut)
             }
-            (Poll::Pending, _) | (_, Poll::Pending) => timer.poll(last + idle, cx).map(|()| Ending::Idle),
+            (Poll::Pending, _) | (_, Poll::Pending) => {
+                timer.poll(last + idle, cx).map(|()| Ending::Idle)
+            }
         }
     })
     .await;
-    Carried { received: up.carried, sent: down.carried, ending }
+    Carried {
+        received: up.carried,
+        sent: down.carried,
+        ending,
+    }
 }
 
 impl Direction {
     fn new(early: Bytes) -> Self {
-        Self { pending: early, state: State::Open, carried: 0 }
+        Self {
+            pending: early,
+            state: State::Open,
+            carried: 0,
+        }
     }
 
-    fn poll<S, T>(&mut self, source: &mut S, sink: &mut T, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+    fn poll<S, T>(
+        &mut self,
+        source: &mut S,
+        sink: &mut T,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>>
     where
         S: AsyncRead + Unpin,
         T: AsyncWrite + Unpin,
@@ -139,7 +154,12 @@ impl Direction {
     }
 
     /// Reads once, and writes what the sink takes at once; the rest is kept.
-    fn pass<S, T>(&mut self, source: &mut S, sink: &mut T, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+    fn pass<S, T>(
+        &mut self,
+        source: &mut S,
+        sink: &mut T,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>>
     where
         S: AsyncRead + Unpin,
         T: AsyncWrite + Unpin,
@@ -181,14 +201,28 @@ mod tests {
         let (mut user, mut client) = duplex(16);
         let (mut server, mut backend) = duplex(16);
         let activity = Activity::new();
-        let early = (Bytes::from_static(b"early up,"), Bytes::from_static(b"early down,"));
-        let tunnel = run(&mut client, &mut backend, early, &activity, Duration::from_secs(5));
+        let early = (
+            Bytes::from_static(b"early up,"),
+            Bytes::from_static(b"early down,"),
+        );
+        let tunnel = run(
+            &mut client,
+            &mut backend,
+            early,
+            &activity,
+            Duration::from_secs(5),
+        );
         let both = async {
-            user.write_all(b" from the user, longer than the pipe").await.unwrap();
+            user.write_all(b" from the user, longer than the pipe")
+                .await
+                .unwrap();
             user.shutdown().await.unwrap();
             let mut up = String::new();
             server.read_to_string(&mut up).await.unwrap();
-            server.write_all(b" from the server after the user's end").await.unwrap();
+            server
+                .write_all(b" from the server after the user's end")
+                .await
+                .unwrap();
             server.shutdown().await.unwrap();
             let mut down = String::new();
             user.read_to_string(&mut down).await.unwrap();
@@ -199,7 +233,10 @@ mod tests {
         assert_eq!(up, "early up, from the user, longer than the pipe");
         assert_eq!(down, "early down, from the server after the user's end");
         assert_eq!(carried.ending, Ending::Closed);
-        assert_eq!((carried.received, carried.sent), (up.len() as u64, down.len() as u64));
+        assert_eq!(
+            (carried.received, carried.sent),
+            (up.len() as u64, down.len() as u64)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -208,8 +245,14 @@ mod tests {
         let (_server, mut backend) = duplex(16);
         let began = Instant::now();
         let early = (Bytes::new(), Bytes::new());
-        let carried =
-            run(&mut client, &mut backend, early, &Activity::new(), Duration::from_secs(60)).await;
+        let carried = run(
+            &mut client,
+            &mut backend,
+            early,
+            &Activity::new(),
+            Duration::from_secs(60),
+        )
+        .await;
         assert_eq!(carried.ending, Ending::Idle);
         assert_eq!(began.elapsed().as_secs(), 60);
     }

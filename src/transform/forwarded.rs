@@ -32,7 +32,7 @@ pub static SLB_ID: HeaderName = HeaderName::from_static("slb-id");
 const MAX_FORWARDED_FOR: usize = 8 * 1024;
 
 /// The protocol of a listener, as its clients speak it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Proto {
     /// Plain HTTP.
     Http,

@@ -55,10 +55,16 @@ pub fn begin(
     pool: &Rc<Pool>,
     limit: Duration,
 ) -> Result<AnswerBody, ExchangeError> {
-    let Exchange { mut connection, upload, .. } = exchange;
+    let Exchange {
+        mut connection,
+        upload,
+        ..
+    } = exchange;
     let whole = match framing {
         Framing::None => Some(0),
-        Framing::Length(length) => usize::try_from(length).ok().filter(|n| *n <= connection.read.len()),
+        Framing::Length(length) => usize::try_from(length)
+            .ok()
+            .filter(|n| *n <= connection.read.len()),
         Framing::Chunked | Framing::UntilClose => None,
     };
     if let Some(length) = whole
@@ -104,7 +110,10 @@ impl Download {
     }
 
     /// The next piece.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
+    pub fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
         let Some(connection) = self.connection.as_mut() else {
             return Poll::Ready(None);
         };
@@ -121,7 +130,9 @@ impl Download {
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Ok(Decoded::Trailers(trailers)) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                Ok(Decoded::Trailers(trailers)) => {
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                }
                 Ok(Decoded::End) => {
                     self.finish();
                     return Poll::Ready(None);
@@ -139,7 +150,11 @@ impl Download {
                 },
                 Poll::Ready(Ok(n)) => {
                     self.waiting_since = None;
-                    self.room = if n >= self.room { (self.room * 2).min(MOST_ROOM) } else { self.room };
+                    self.room = if n >= self.room {
+                        (self.room * 2).min(MOST_ROOM)
+                    } else {
+                        self.room
+                    };
                 }
                 Poll::Ready(Err(error)) => return self.fail(ExchangeError::Closed(Some(error))),
                 Poll::Pending => {

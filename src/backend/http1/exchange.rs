@@ -51,11 +51,15 @@ impl std::fmt::Display for ExchangeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Upload(UploadError::Client(error)) => write!(f, "the client's body: {error}"),
-            Self::Upload(UploadError::Length) => f.write_str("the client's body is not as long as announced"),
+            Self::Upload(UploadError::Length) => {
+                f.write_str("the client's body is not as long as announced")
+            }
             Self::Upload(UploadError::TooLarge) => f.write_str("the client's body is too large"),
             Self::ClientTimeout => f.write_str("the client sent nothing within request_timeout"),
             Self::BackendTimeout => f.write_str("the backend did nothing within request_timeout"),
-            Self::Closed(None) => f.write_str("the backend closed the connection before it answered"),
+            Self::Closed(None) => {
+                f.write_str("the backend closed the connection before it answered")
+            }
             Self::Closed(Some(error)) => write!(f, "the connection to the backend broke: {error}"),
             Self::Head(error) => write!(f, "the backend's head: {error}"),
             Self::Body(error) => write!(f, "the backend's body: {error}"),
@@ -92,7 +96,12 @@ pub struct Exchange {
 
 impl Exchange {
     /// Begins an exchange on `connection`, whose write buffer holds the request's head; `limit` is request_timeout.
-    pub fn new(connection: Box<Connection>, upload: Upload, kind: RequestKind, limit: Duration) -> Self {
+    pub fn new(
+        connection: Box<Connection>,
+        upload: Upload,
+        kind: RequestKind,
+        limit: Duration,
+    ) -> Self {
         Self {
             connection,
             upload,
@@ -138,16 +147,23 @@ impl Exchange {
     }
 
     /// Reads until a head is whole; `None` is an interim response.
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Result<Poll<Option<Answered>>, ExchangeError> {
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Result<Poll<Option<Answered>>, ExchangeError> {
         loop {
             if !self.connection.read.is_empty() {
-                match response::parse(&mut self.connection.read, self.kind).map_err(ExchangeError::Head)? {
+                match response::parse(&mut self.connection.read, self.kind)
+                    .map_err(ExchangeError::Head)?
+                {
                     Parsed::Partial => {}
                     Parsed::Informational(status) => {
                         self.interim(status)?;
                         return Ok(Poll::Ready(None));
                     }
-                    Parsed::SwitchingProtocols(head) => return Ok(Poll::Ready(Some(Answered::Switched(head)))),
+                    Parsed::SwitchingProtocols(head) => {
+                        return Ok(Poll::Ready(Some(Answered::Switched(head))));
+                    }
                     Parsed::Final(head) => {
                         self.upload.answered();
                         return Ok(Poll::Ready(Some(Answered::Final(head))));
@@ -178,7 +194,11 @@ impl Exchange {
     }
 
     /// Ready with `Ok` once a backend that was asked for permission has been silent for long enough.
-    fn poll_deadline(&mut self, uploaded: Uploaded, cx: &mut Context<'_>) -> Poll<Result<(), ExchangeError>> {
+    fn poll_deadline(
+        &mut self,
+        uploaded: Uploaded,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), ExchangeError>> {
         let limit = match uploaded {
             Uploaded::AwaitsPermission => PERMISSION_WAIT.min(self.limit),
             Uploaded::All | Uploaded::AwaitsClient | Uploaded::AwaitsBackend => self.limit,
@@ -216,7 +236,11 @@ impl Idempotence {
 }
 
 /// Reads into the connection's buffer what the backend has sent, making room for `room` bytes.
-pub fn poll_read(connection: &mut Connection, room: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+pub fn poll_read(
+    connection: &mut Connection,
+    room: usize,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
     connection.read.reserve(room);
     pin!(connection.stream.read_buf(&mut connection.read)).poll(cx)
 }

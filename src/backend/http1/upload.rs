@@ -167,7 +167,11 @@ impl Upload {
     }
 
     /// Moves what can be moved now.
-    pub fn poll(&mut self, connection: &mut Connection, cx: &mut Context<'_>) -> Result<Uploaded, UploadError> {
+    pub fn poll(
+        &mut self,
+        connection: &mut Connection,
+        cx: &mut Context<'_>,
+    ) -> Result<Uploaded, UploadError> {
         loop {
             if self.state == State::Discarding {
                 return Ok(self.discard(cx));
@@ -209,13 +213,16 @@ impl Upload {
                         request::chunk_head(data.len(), out);
                         self.tail = request::CRLF;
                     }
-                    BodyFraming::Length(length) if self.received > length => return Err(UploadError::Length),
+                    BodyFraming::Length(length) if self.received > length => {
+                        return Err(UploadError::Length);
+                    }
                     BodyFraming::Chunked | BodyFraming::Length(_) | BodyFraming::None => {}
                 }
                 self.data = data;
             }
             Err(frame) => {
-                if let (Ok(trailers), BodyFraming::Chunked) = (frame.into_trailers(), self.framing) {
+                if let (Ok(trailers), BodyFraming::Chunked) = (frame.into_trailers(), self.framing)
+                {
                     request::write_trailers(&trailers, out);
                     self.state = State::Flushing;
                 }
@@ -226,7 +233,9 @@ impl Upload {
 
     fn end(&mut self, out: &mut Vec<u8>) -> Result<(), UploadError> {
         match self.framing {
-            BodyFraming::Length(length) if self.received < length => return Err(UploadError::Length),
+            BodyFraming::Length(length) if self.received < length => {
+                return Err(UploadError::Length);
+            }
             BodyFraming::Chunked => out.extend_from_slice(request::LAST_CHUNK),
             BodyFraming::Length(_) | BodyFraming::None => {}
         }
@@ -235,7 +244,11 @@ impl Upload {
     }
 
     /// Writes the buffer, the data and the tail, in one call where the backend takes them.
-    fn poll_write(&mut self, connection: &mut Connection, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_write(
+        &mut self,
+        connection: &mut Connection,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             let head = connection.write.get(self.position..).unwrap_or(b"");
             if head.is_empty() && self.data.is_empty() && self.tail.is_empty() {
@@ -243,7 +256,11 @@ impl Upload {
                 self.position = 0;
                 return Poll::Ready(Ok(()));
             }
-            let parts = [IoSlice::new(head), IoSlice::new(&self.data), IoSlice::new(self.tail)];
+            let parts = [
+                IoSlice::new(head),
+                IoSlice::new(&self.data),
+                IoSlice::new(self.tail),
+            ];
             let stream = Pin::new(&mut connection.stream);
             let mut n = match stream.poll_write_vectored(cx, &parts) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),

@@ -1,0 +1,4 @@
+//! shim
+pub mod access_log;
+pub mod log;
+pub mod writer;
