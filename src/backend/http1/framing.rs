@@ -404,3 +404,383 @@ const MAX_TRAILERS: usize = 64;
 
 /// Bytes of a trailer section.
 const MAX_TRAILERS_SIZE: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::backend::http1::request;
+
+    /// A body as it came out: data, trailers, the bytes left behind, or the error; data is kept up to an error.
+    #[derive(Debug, Default, PartialEq, Eq)]
+    struct Message {
+        data: Vec<u8>,
+        trailers: Option<HeaderMap>,
+        left: Vec<u8>,
+        error: Option<FramingError>,
+        ended: Option<()>,
+    }
+
+    /// Decodes pieces as they arrive; the connection ends after the last.
+    fn decode<'a>(framing: Framing, pieces: impl IntoIterator<Item = &'a [u8]>) -> Message {
+        let mut decoder = Decoder::new(framing);
+        let mut buf = BytesMut::new();
+        let mut message = Message::default();
+        for piece in pieces {
+            buf.extend_from_slice(piece);
+            loop {
+                match decoder.decode(&mut buf) {
+                    Ok(Decoded::Data(data)) => {
+                        assert!(!data.is_empty());
+                        message.data.extend_from_slice(&data);
+                    }
+                    Ok(Decoded::Trailers(trailers)) => message.trailers = Some(trailers),
+                    Ok(Decoded::End) => break assert!(decoder.is_end()),
+                    Ok(Decoded::NeedMore) => break,
+                    Err(error) => {
+                        assert_eq!(decoder.decode(&mut buf), Err(error), "an error stays");
+                        message.error = Some(error);
+                        return message;
+                    }
+                }
+            }
+        }
+        message.error = decoder.eof().err();
+        message.ended = decoder.is_end().then_some(());
+        message.left = buf.to_vec();
+        message
+    }
+
+    fn whole(framing: Framing, input: &[u8]) -> Message {
+        decode(framing, [input])
+    }
+
+    /// Every way to cut `input` in two, and byte by byte.
+    #[track_caller]
+    fn check_splits(framing: Framing, input: &[u8]) {
+        let expected = whole(framing, input);
+        for cut in 0..=input.len() {
+            let (first, second) = input.split_at(cut);
+            assert_eq!(decode(framing, [first, second]), expected, "cut at {cut}");
+        }
+        assert_eq!(decode(framing, input.chunks(1)), expected, "byte by byte");
+    }
+
+    fn ended(data: &[u8], left: &[u8]) -> Message {
+        Message {
+            data: data.to_vec(),
+            left: left.to_vec(),
+            ended: Some(()),
+            ..Message::default()
+        }
+    }
+
+    #[test]
+    fn a_body_ends_where_its_framing_says_and_the_rest_is_left() {
+        #[track_caller]
+        fn check(framing: Framing, input: &[u8], data: &[u8], left: &[u8]) {
+            assert_eq!(whole(framing, input), ended(data, left));
+            check_splits(framing, input);
+        }
+        check(Framing::None, b"next", b"", b"next");
+        check(Framing::Length(0), b"next", b"", b"next");
+        check(Framing::Length(4), b"bodynext", b"body", b"next");
+        check(Framing::UntilClose, b"all of it", b"all of it", b"");
+        check(Framing::UntilClose, b"", b"", b"");
+    }
+
+    #[test]
+    fn a_chunked_body_ends_with_its_last_chunk() {
+        let cases: &[(&[u8], &[u8], &[u8])] = &[
+            (b"0\r\n\r\n", b"", b""),
+            (b"4\r\nbody\r\n0\r\n\r\nnext", b"body", b"next"),
+            (
+                b"A\r\n0123456789\r\n00a\r\nabcdefghij\r\n000\r\n\r\n",
+                b"0123456789abcdefghij",
+                b"",
+            ),
+            (
+                b"1;ext\r\na\r\n1;n=\"v;\t\x80\"\r\nb\r\n0;last\r\n\r\n",
+                b"ab",
+                b"",
+            ),
+            (b"0000000000000001\r\na\r\n0\r\n\r\n", b"a", b""),
+        ];
+        for (input, data, left) in cases {
+            assert_eq!(
+                whole(Framing::Chunked, input),
+                ended(data, left),
+                "{}",
+                input.escape_ascii()
+            );
+            check_splits(Framing::Chunked, input);
+        }
+    }
+
+    #[test]
+    fn odd_chunks_are_refused() {
+        let cases: &[(&[u8], FramingError)] = &[
+            (b"\r\n", FramingError::ChunkSize(b'\r')),
+            (b"0x4\r\nbody", FramingError::ChunkSize(b'x')),
+            (b"+4\r\nbody", FramingError::ChunkSize(b'+')),
+            (b"-4\r\nbody", FramingError::ChunkSize(b'-')),
+            (b"1_0\r\n", FramingError::ChunkSize(b'_')),
+            (b" 4\r\nbody", FramingError::ChunkSize(b' ')),
+            (b"4 \r\nbody", FramingError::ChunkSize(b' ')),
+            (b"4 ;ext\r\nbody", FramingError::ChunkSize(b' ')),
+            (b"4\t\r\nbody", FramingError::ChunkSize(b'\t')),
+            (b";ext\r\n", FramingError::ChunkSize(b';')),
+            (b"4,4\r\nbody", FramingError::ChunkSize(b',')),
+            (b"1these-bytes\r\n", FramingError::ChunkSize(b't')),
+            (b"4\nbody", FramingError::ChunkSize(b'\n')),
+            (b"4\r;ext\r\nbody", FramingError::ChunkSize(b';')),
+            (b"4\rbody", FramingError::ChunkSize(b'b')),
+            (b"\x004\r\nbody", FramingError::ChunkSize(0)),
+            (b"\xb24\r\nbody", FramingError::ChunkSize(0xb2)),
+            (b"00000000000000004\r\nbody", FramingError::ChunkSizeTooLong),
+            (b"fffffffffffffffff\r\n", FramingError::ChunkSizeTooLong),
+            (b"4;a\nb\r\nbody", FramingError::ChunkExtension(b'\n')),
+            (b"4;a\rb\r\nbody", FramingError::ChunkExtension(b'\r')),
+            (b"4;a\x00\r\nbody", FramingError::ChunkExtension(0)),
+            (b"4;a\x7f\r\nbody", FramingError::ChunkExtension(0x7f)),
+            (b"4\r\nbodyXX", FramingError::ChunkEnd(b'X')),
+            (b"4\r\nbody\n0\r\n\r\n", FramingError::ChunkEnd(b'\n')),
+            (b"4\r\nbody\r0\r\n\r\n", FramingError::ChunkEnd(b'0')),
+            (b"4\r\nbody0\r\n\r\n", FramingError::ChunkEnd(b'0')),
+        ];
+        for (input, error) in cases {
+            assert_eq!(
+                whole(Framing::Chunked, input).error,
+                Some(*error),
+                "{}",
+                input.escape_ascii()
+            );
+            check_splits(Framing::Chunked, input);
+        }
+    }
+
+    #[test]
+    fn a_size_of_sixteen_digits_does_not_overflow() {
+        let message = whole(Framing::Chunked, b"ffffffffffffffff\r\nbody");
+        assert_eq!(
+            (message.data, message.error),
+            (b"body".to_vec(), Some(FramingError::Truncated(None)))
+        );
+    }
+
+    #[test]
+    fn extensions_are_limited_in_each_chunk_and_in_all() {
+        let chunk = |extension: usize| format!("1;{}\r\na\r\n", "x".repeat(extension - 1));
+        let fits = chunk(MAX_EXTENSION) + "0\r\n\r\n";
+        assert_eq!(whole(Framing::Chunked, fits.as_bytes()), ended(b"a", b""));
+        let error = Some(FramingError::ChunkExtensionTooLong);
+        assert_eq!(
+            whole(Framing::Chunked, chunk(MAX_EXTENSION + 1).as_bytes()).error,
+            error
+        );
+        let endless = format!("1;{}", "x".repeat(MAX_EXTENSION));
+        assert_eq!(
+            whole(Framing::Chunked, endless.as_bytes()).error,
+            error,
+            "no line end in sight"
+        );
+        let many = chunk(MAX_EXTENSION).repeat(MAX_EXTENSIONS / MAX_EXTENSION + 1);
+        assert_eq!(whole(Framing::Chunked, many.as_bytes()).error, error);
+    }
+
+    #[test]
+    fn trailers_are_read_without_the_fields_that_do_not_belong_there() {
+        let input = b"1\r\na\r\n0\r\nGrpc-Status: 0\r\nContent-Length: 5\r\nX: \r\nTransfer-Encoding: chunked\r\n\r\nnext";
+        let message = whole(Framing::Chunked, input);
+        let mut expected = HeaderMap::new();
+        expected.append("grpc-status", HeaderValue::from_static("0"));
+        expected.append("x", HeaderValue::from_static(""));
+        assert_eq!(message.trailers, Some(expected));
+        assert_eq!(
+            (message.left.as_slice(), message.error),
+            (b"next".as_slice(), None)
+        );
+        check_splits(Framing::Chunked, input);
+    }
+
+    #[test]
+    fn odd_trailers_are_refused() {
+        let cases: &[&[u8]] = &[
+            b"0\r\n\n",
+            b"0\r\nA: b\n\r\n",
+            b"0\r\nA: b\r\n\n",
+            b"0\r\nA: b\r\n c\r\n\r\n",
+            b"0\r\n A: b\r\n\r\n",
+            b"0\r\nA : b\r\n\r\n",
+            b"0\r\n: b\r\n\r\n",
+            b"0\r\nA\r\n\r\n",
+            b"0\r\nA: \x00\r\n\r\n",
+            b"0\r\nA: b\rc\r\n\r\n",
+            b"0\r\nGET / HTTP/1.1\r\n\r\n",
+        ];
+        for input in cases {
+            let error = whole(Framing::Chunked, input).error;
+            assert_eq!(
+                error,
+                Some(FramingError::Trailer),
+                "{}",
+                input.escape_ascii()
+            );
+            check_splits(Framing::Chunked, input);
+        }
+    }
+
+    #[test]
+    fn trailers_are_limited_in_number_and_size() {
+        let fields = |count: usize| format!("0\r\n{}\r\n", "a: b\r\n".repeat(count));
+        assert_eq!(
+            whole(Framing::Chunked, fields(MAX_TRAILERS).as_bytes()).error,
+            None
+        );
+        let error = whole(Framing::Chunked, fields(MAX_TRAILERS + 1).as_bytes()).error;
+        assert_eq!(error, Some(FramingError::TooManyTrailers));
+        let large = format!("0\r\na: {}\r\n\r\n", "x".repeat(MAX_TRAILERS_SIZE));
+        assert_eq!(
+            whole(Framing::Chunked, large.as_bytes()).error,
+            Some(FramingError::TrailersTooLarge)
+        );
+    }
+
+    #[test]
+    fn a_connection_that_ends_early_is_an_error() {
+        let cases: &[(Framing, &[u8], Option<u64>)] = &[
+            (Framing::Length(5), b"", Some(5)),
+            (Framing::Length(5), b"four", Some(1)),
+            (Framing::Chunked, b"", None),
+            (Framing::Chunked, b"4", None),
+            (Framing::Chunked, b"4\r", None),
+            (Framing::Chunked, b"4;ext\r", None),
+            (Framing::Chunked, b"4\r\nbod", None),
+            (Framing::Chunked, b"4\r\nbody", None),
+            (Framing::Chunked, b"4\r\nbody\r", None),
+            (Framing::Chunked, b"4\r\nbody\r\n", None),
+            (Framing::Chunked, b"4\r\nbody\r\n0\r\n", None),
+            (Framing::Chunked, b"4\r\nbody\r\n0\r\n\r", None),
+            (Framing::Chunked, b"0\r\nA: b\r\n", None),
+        ];
+        for (framing, input, missing) in cases {
+            let error = whole(*framing, input).error;
+            assert_eq!(
+                error,
+                Some(FramingError::Truncated(*missing)),
+                "{}",
+                input.escape_ascii()
+            );
+        }
+    }
+
+    #[test]
+    fn what_remains_is_known_for_lengths() {
+        let mut decoder = Decoder::new(Framing::Length(10));
+        let mut buf = BytesMut::from(&b"1234"[..]);
+        assert_eq!(decoder.remaining(), Some(10));
+        assert_eq!(
+            decoder.decode(&mut buf),
+            Ok(Decoded::Data(Bytes::from_static(b"1234")))
+        );
+        assert_eq!(decoder.remaining(), Some(6));
+        assert_eq!(Decoder::new(Framing::None).remaining(), Some(0));
+        assert_eq!(Decoder::new(Framing::Chunked).remaining(), None);
+        assert_eq!(Decoder::new(Framing::UntilClose).remaining(), None);
+    }
+
+    #[test]
+    fn data_is_not_copied() {
+        let mut buf = BytesMut::from(&b"4\r\nbody\r\n"[..]);
+        let address = buf.as_ptr().addr() + 3;
+        let mut decoder = Decoder::new(Framing::Chunked);
+        let Ok(Decoded::Data(data)) = decoder.decode(&mut buf) else {
+            panic!("no data")
+        };
+        assert_eq!(data.as_ptr().addr(), address);
+    }
+
+    /// Bytes that look like chunks often enough to reach every state.
+    fn chunk_like() -> impl Strategy<Value = Vec<u8>> {
+        let token = prop_oneof![
+            4 => Just(b"\r\n".to_vec()),
+            2 => Just(b"1\r\na\r\n".to_vec()),
+            2 => Just(b"3".to_vec()),
+            1 => Just(b"0\r\n".to_vec()),
+            1 => Just(b";ext=1".to_vec()),
+            1 => Just(b"A: b\r\n".to_vec()),
+            1 => Just(b"\n".to_vec()),
+            1 => vec(any::<u8>(), 0..6),
+        ];
+        vec(token, 0..12).prop_map(|tokens| tokens.concat())
+    }
+
+    fn framings() -> impl Strategy<Value = Framing> {
+        prop_oneof![
+            Just(Framing::None),
+            (0_u64..40).prop_map(Framing::Length),
+            Just(Framing::Chunked),
+            Just(Framing::UntilClose),
+        ]
+    }
+
+    /// `input` cut at the given places.
+    fn cut(input: &[u8], mut places: Vec<usize>) -> Vec<&[u8]> {
+        places.extend([0, input.len()]);
+        places
+            .iter_mut()
+            .for_each(|place| *place = (*place).min(input.len()));
+        places.sort_unstable();
+        places
+            .windows(2)
+            .map(|pair| &input[pair[0]..pair[1]])
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_gives_the_same_message(
+            framing in framings(),
+            input in chunk_like(),
+            places in vec(0_usize..80, 0..8),
+        ) {
+            prop_assert_eq!(decode(framing, cut(&input, places)), whole(framing, &input));
+        }
+
+        #[test]
+        fn what_was_encoded_is_decoded(
+            chunks in vec(vec(any::<u8>(), 1..300), 0..8),
+            trailer in proptest::option::of("[a-z ]{0,20}"),
+            places in vec(0_usize..2000, 0..8),
+        ) {
+            let mut input = Vec::new();
+            for chunk in &chunks {
+                request::chunk_head(chunk.len(), &mut input);
+                input.extend_from_slice(chunk);
+                input.extend_from_slice(request::CRLF);
+            }
+            let mut trailers = HeaderMap::new();
+            if let Some(value) = &trailer {
+                trailers.insert("x-checksum", HeaderValue::from_str(value.trim()).unwrap());
+            }
+            request::write_trailers(&trailers, &mut input);
+            input.extend_from_slice(b"next");
+            let message = decode(Framing::Chunked, cut(&input, places));
+            prop_assert_eq!(message.error, None);
+            prop_assert_eq!(message.data, chunks.concat());
+            prop_assert_eq!(message.trailers, trailer.map(|_| trailers));
+            prop_assert_eq!(message.left, b"next");
+        }
+
+        #[test]
+        fn no_more_comes_out_than_went_in(framing in framings(), input in vec(any::<u8>(), 0..200)) {
+            let message = whole(framing, &input);
+            prop_assert!(message.data.len() + message.left.len() <= input.len());
+            if let Framing::Length(length) = framing {
+                prop_assert!(message.data.len() as u64 <= length);
+            }
+        }
+    }
+}

@@ -148,12 +148,12 @@ fn longest_exception(lower: &str) -> Option<&'static str> {
             "x-forwarded-tls-protocol" => Some("X-Forwarded-TLS-Protocol"),
             _ => None,
         },
-        26 => (lower == "x-forwarded-client-srcport").then_some("X-Forwarded-Client-srcport"),
-        27 => match lower {
-            "sec-ch-ua-full-version-list" => Some("Sec-CH-UA-Full-Version-List"),
+        26 => match lower {
+            "x-forwarded-client-srcport" => Some("X-Forwarded-Client-srcport"),
             "sec-ch-ua-platform-version" => Some("Sec-CH-UA-Platform-Version"),
             _ => None,
         },
+        27 => (lower == "sec-ch-ua-full-version-list").then_some("Sec-CH-UA-Full-Version-List"),
         31 => (lower == "x-forwarded-clientcert-issuerdn")
             .then_some("X-Forwarded-Clientcert-issuerdn"),
         32 => (lower == "x-forwarded-clientcert-subjectdn")
@@ -163,5 +163,102 @@ fn longest_exception(lower: &str) -> Option<&'static str> {
         35 => (lower == "x-forwarded-clientcert-clientverify")
             .then_some("X-Forwarded-Clientcert-clientverify"),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spell(lower: &str) -> String {
+        let mut out = Vec::new();
+        write_name(&HeaderName::from_bytes(lower.as_bytes()).unwrap(), &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    const SPELLINGS: &[&str] = &[
+        "A-IM",
+        "ALICLOUD-ALB-TRACE",
+        "Accept",
+        "CF-Connecting-IP",
+        "CF-Ray",
+        "Content-MD5",
+        "Content-Type",
+        "DNT",
+        "DPR",
+        "ECT",
+        "ETag",
+        "Expect-CT",
+        "HTTP2-Settings",
+        "Host",
+        "IM",
+        "MIME-Version",
+        "NEL",
+        "P3P",
+        "RTT",
+        "SLB-ID",
+        "SLB-IP",
+        "SOAPAction",
+        "Sec-CH-UA",
+        "Sec-CH-UA-Arch",
+        "Sec-CH-UA-Bitness",
+        "Sec-CH-UA-Form-Factors",
+        "Sec-CH-UA-Full-Version",
+        "Sec-CH-UA-Full-Version-List",
+        "Sec-CH-UA-Mobile",
+        "Sec-CH-UA-Model",
+        "Sec-CH-UA-Platform",
+        "Sec-CH-UA-Platform-Version",
+        "Sec-CH-UA-WoW64",
+        "Sec-Fetch-Mode",
+        "Sec-GPC",
+        "Sec-WebSocket-Accept",
+        "Sec-WebSocket-Extensions",
+        "Sec-WebSocket-Key",
+        "Sec-WebSocket-Protocol",
+        "Sec-WebSocket-Version",
+        "TE",
+        "Traceparent",
+        "True-Client-IP",
+        "WWW-Authenticate",
+        "X-CSRF-Token",
+        "X-Client-IP",
+        "X-DNS-Prefetch-Control",
+        "X-Forwarded-Client-srcport",
+        "X-Forwarded-Clientcert-clientverify",
+        "X-Forwarded-Clientcert-fingerprint",
+        "X-Forwarded-Clientcert-issuerdn",
+        "X-Forwarded-Clientcert-subjectdn",
+        "X-Forwarded-For",
+        "X-Forwarded-Proto",
+        "X-Forwarded-TLS-Cipher",
+        "X-Forwarded-TLS-Protocol",
+        "X-HTTP-Method-Override",
+        "X-Real-IP",
+        "X-Request-Id",
+        "X-UA-Compatible",
+        "X-XSRF-Token",
+        "X-XSS-Protection",
+    ];
+
+    #[test]
+    fn names_are_written_in_the_fields_own_spelling() {
+        for spelling in SPELLINGS {
+            assert_eq!(spell(&spelling.to_lowercase()), *spelling);
+        }
+    }
+
+    #[test]
+    fn odd_names_stay_the_same_name() {
+        for name in ["x", "-", "--a", "a--b", "x_y", "1-2", "a-"] {
+            assert_eq!(spell(name).to_lowercase(), name);
+        }
+    }
+
+    #[test]
+    fn a_name_is_appended() {
+        let mut out = b"before: ".to_vec();
+        write_name(&http::header::ACCEPT_ENCODING, &mut out);
+        assert_eq!(out, b"before: Accept-Encoding");
     }
 }

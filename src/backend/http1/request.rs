@@ -206,3 +206,244 @@ fn write_field(name: &str, value: &HeaderValue, out: &mut Vec<u8>) {
     out.extend_from_slice(value.as_bytes());
     out.extend_from_slice(CRLF);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static HOST_VALUE: HeaderValue = HeaderValue::from_static("example.com");
+
+    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    struct Case {
+        method: Method,
+        version: BackendVersion,
+        fields: &'static [(&'static str, &'static str)],
+        framing: BodyFraming,
+        connection: ConnectionIntent<'static>,
+    }
+
+    impl Default for Case {
+        fn default() -> Self {
+            Self {
+                method: Method::GET,
+                version: BackendVersion::Http11,
+                fields: &[],
+                framing: BodyFraming::None,
+                connection: ConnectionIntent::KeepAlive,
+            }
+        }
+    }
+
+    #[track_caller]
+    fn check(case: &Case, expected: &str) {
+        let mut out = Vec::new();
+        let head = RequestHead {
+            method: &case.method,
+            target: b"/a%2Fb?c=d",
+            host: &HOST_VALUE,
+            version: case.version,
+            headers: &headers(case.fields),
+            framing: case.framing,
+            connection: case.connection,
+        };
+        write(&head, &mut out);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            expected.replace('\n', "\r\n")
+        );
+    }
+
+    #[test]
+    fn a_plain_request_has_no_connection_and_no_framing_fields() {
+        let fields = &[
+            ("accept", "*/*"),
+            ("slb-id", "lg-1"),
+            ("x-a", "1"),
+            ("x-a", "2"),
+        ];
+        check(
+            &Case {
+                fields,
+                ..Case::default()
+            },
+            "GET /a%2Fb?c=d HTTP/1.1\nHost: example.com\nAccept: */*\nSLB-ID: lg-1\nX-A: 1\nX-A: 2\n\n",
+        );
+    }
+
+    #[test]
+    fn framing_and_connection_fields_of_the_client_are_not_copied() {
+        let fields = &[
+            ("host", "other"),
+            ("content-length", "5"),
+            ("transfer-encoding", "gzip"),
+            ("connection", "close, x-a"),
+            ("upgrade", "h2c"),
+            ("expect", "100-continue"),
+        ];
+        check(
+            &Case {
+                method: Method::PUT,
+                fields,
+                framing: BodyFraming::Length(7),
+                ..Case::default()
+            },
+            "PUT /a%2Fb?c=d HTTP/1.1\nHost: example.com\nExpect: 100-continue\nContent-Length: 7\n\n",
+        );
+    }
+
+    #[test]
+    fn a_body_is_framed_by_length_or_by_chunks() {
+        let line = |method: &str, rest: &str| {
+            format!("{method} /a%2Fb?c=d HTTP/1.1\nHost: example.com\n{rest}\n")
+        };
+        let cases = [
+            (Method::GET, BodyFraming::None, ""),
+            (Method::GET, BodyFraming::Length(0), ""),
+            (Method::DELETE, BodyFraming::Length(0), ""),
+            (Method::POST, BodyFraming::None, "Content-Length: 0\n"),
+            (Method::POST, BodyFraming::Length(0), "Content-Length: 0\n"),
+            (Method::PUT, BodyFraming::Length(0), "Content-Length: 0\n"),
+            (Method::PATCH, BodyFraming::Length(0), "Content-Length: 0\n"),
+            (Method::GET, BodyFraming::Length(3), "Content-Length: 3\n"),
+            (
+                Method::GET,
+                BodyFraming::Chunked,
+                "Transfer-Encoding: chunked\n",
+            ),
+            (
+                Method::POST,
+                BodyFraming::Length(u64::MAX),
+                "Content-Length: 18446744073709551615\n",
+            ),
+        ];
+        for (method, framing, expected) in cases {
+            let expected = line(method.as_str(), expected);
+            check(
+                &Case {
+                    method,
+                    framing,
+                    ..Case::default()
+                },
+                &expected,
+            );
+        }
+    }
+
+    #[test]
+    fn the_connection_field_follows_from_the_intent() {
+        static WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+        let upgrade = ConnectionIntent::Upgrade(&WEBSOCKET);
+        let (old, new) = (BackendVersion::Http10, BackendVersion::Http11);
+        let cases = [
+            (new, ConnectionIntent::KeepAlive, "1.1", ""),
+            (new, ConnectionIntent::Close, "1.1", "Connection: close\n"),
+            (
+                new,
+                upgrade,
+                "1.1",
+                "Connection: Upgrade\nUpgrade: websocket\n",
+            ),
+            (
+                old,
+                ConnectionIntent::KeepAlive,
+                "1.0",
+                "Connection: keep-alive\n",
+            ),
+            (old, ConnectionIntent::Close, "1.0", "Connection: close\n"),
+        ];
+        for (version, connection, number, expected) in cases {
+            check(
+                &Case {
+                    version,
+                    connection,
+                    ..Case::default()
+                },
+                &format!("GET /a%2Fb?c=d HTTP/{number}\nHost: example.com\n{expected}\n"),
+            );
+        }
+    }
+
+    #[test]
+    fn te_is_named_in_the_connection_field() {
+        let fields = &[("te", "trailers")];
+        check(
+            &Case {
+                fields,
+                ..Case::default()
+            },
+            "GET /a%2Fb?c=d HTTP/1.1\nHost: example.com\nTE: trailers\nConnection: TE\n\n",
+        );
+        check(
+            &Case {
+                fields,
+                connection: ConnectionIntent::Close,
+                ..Case::default()
+            },
+            "GET /a%2Fb?c=d HTTP/1.1\nHost: example.com\nTE: trailers\nConnection: close, TE\n\n",
+        );
+    }
+
+    #[test]
+    fn a_chunked_body_is_never_sent_as_http_1_0() {
+        check(
+            &Case {
+                version: BackendVersion::Http10,
+                framing: BodyFraming::Chunked,
+                ..Case::default()
+            },
+            "GET /a%2Fb?c=d HTTP/1.1\nHost: example.com\nTransfer-Encoding: chunked\nConnection: keep-alive\n\n",
+        );
+    }
+
+    #[test]
+    fn cookie_crumbs_become_one_line() {
+        check(
+            &Case {
+                fields: &[("cookie", "a=1"), ("cookie", "b=2; c=3")],
+                ..Case::default()
+            },
+            "GET /a%2Fb?c=d HTTP/1.1\nHost: example.com\nCookie: a=1; b=2; c=3\n\n",
+        );
+    }
+
+    #[test]
+    fn chunk_sizes_are_hexadecimal_without_leading_zeros() {
+        for len in [
+            1,
+            9,
+            10,
+            15,
+            16,
+            255,
+            256,
+            4096,
+            65_535,
+            1 << 20,
+            usize::MAX,
+        ] {
+            let mut out = Vec::new();
+            chunk_head(len, &mut out);
+            assert_eq!(out, format!("{len:x}\r\n").into_bytes());
+        }
+    }
+
+    #[test]
+    fn trailers_follow_the_last_chunk_without_framing_fields() {
+        let mut out = Vec::new();
+        write_trailers(
+            &headers(&[("grpc-status", "0"), ("content-length", "5"), ("host", "x")]),
+            &mut out,
+        );
+        assert_eq!(out, b"0\r\nGrpc-Status: 0\r\n\r\n");
+        out.clear();
+        write_trailers(&HeaderMap::new(), &mut out);
+        assert_eq!(out, LAST_CHUNK);
+    }
+}
