@@ -5,6 +5,7 @@
 //! answer of ours by the one table in `failure`.
 
 use std::borrow::Cow;
+use std::convert::Infallible;
 use std::rc::Rc;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, UPGRADE};
@@ -33,12 +34,12 @@ pub async fn handle(
     request: Request<Incoming>,
     connection: Rc<Connection>,
     pace: Option<Rc<StreamPace>>,
-) -> Response<ResponseBody> {
+) -> Result<Response<ResponseBody>, Infallible> {
     let (mut parts, body) = request.into_parts();
     let view = connection.view();
     let mut exchange = Exchange::begin(&connection, &view, &parts);
     let unread = !body.is_end_stream();
-    match forward(&mut parts, body, &connection, &view, &mut exchange).await {
+    Ok(match forward(&mut parts, body, &connection, &view, &mut exchange).await {
         Ok(Forwarded::Answer(head, body)) => {
             let response = respond(head, body, &parts, &view, &connection);
             exchange.answered(response.status());
@@ -54,7 +55,7 @@ pub async fn handle(
             refuse(failure, &parts, unread, &connection)
                 .map(|body| ResponseBody::new(body, exchange, pace))
         }
-    }
+    })
 }
 
 /// What came of forwarding a request.

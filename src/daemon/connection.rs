@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use super::workers::{Seat, Worker};
+use super::workers::{Place, Seat, Worker};
 use crate::addr::ClientAddr;
 use crate::connection::{Connection, Tunnel};
 use crate::exchange;
@@ -27,15 +27,18 @@ use crate::tls::accept::{HandshakeError, handshake};
 use crate::tls::{Alpn, TlsFacts};
 
 /// Lives a connection from accept to close.
-pub async fn run(client: TcpStream, address: ClientAddr, seat: Rc<Seat>, worker: Rc<Worker>) {
-    let Some(home) = worker.home() else { return };
+pub async fn run(client: TcpStream, address: ClientAddr, place: Place) {
+    let seat = &place.seat;
+    let Some(home) = place.worker.home() else { return };
     let Some(listener) = home.current.get().listener(seat.key).cloned() else {
         return;
     };
     let Ok(client) = tokio::net::TcpStream::from_std(client) else {
         return;
     };
-    let Some((stream, facts)) = secure(client, address, &listener, &seat.activity).await else {
+    // Boxed: a handshake's state is large, and soon over.
+    let secured = Box::pin(secure(client, address, &listener, &seat.activity)).await;
+    let Some((stream, facts)) = secured else {
         return;
     };
 
@@ -43,7 +46,7 @@ pub async fn run(client: TcpStream, address: ClientAddr, seat: Rc<Seat>, worker:
     let connection = Connection::new(address, facts, listener, Rc::clone(&seat.activity), home);
     match alpn {
         Alpn::Http2 => serve_http2(stream, connection).await,
-        Alpn::Http11 | Alpn::Absent => serve_http1(stream, connection, &seat).await,
+        Alpn::Http11 | Alpn::Absent => serve_http1(stream, connection, seat).await,
     }
 }
 
@@ -61,12 +64,7 @@ async fn secure(
         ));
     };
     let limit = listener.plan.timeouts.handshake;
-    // Boxed: a handshake's state is large, and soon over.
-    match Box::pin(timeout(
-        limit,
-        handshake(Transport::for_tls(client), config),
-    ))
-    .await
+    match timeout(limit, handshake(Transport::for_tls(client), config)).await
     {
         Ok(Ok((stream, facts))) => Some((Box::new(ClientStream::Tls(stream)), Some(facts))),
         Ok(Err(HandshakeError {

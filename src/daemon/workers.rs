@@ -394,15 +394,12 @@ impl Worker {
             tunnel: RefCell::new(None),
         });
         let number = self.seats.borrow_mut().insert(Rc::clone(&seat));
-        let leave = Leave {
+        let place = Place {
+            seat,
             worker: Rc::clone(self),
             number,
         };
-        let life = connection::run(client, ClientAddr::new(peer), seat, Rc::clone(self));
-        self.spawn(async move {
-            life.await;
-            drop(leave);
-        });
+        self.spawn(connection::run(client, ClientAddr::new(peer), place));
     }
 
     fn close_all(&self, how: Closing) {
@@ -427,13 +424,17 @@ impl Worker {
     }
 }
 
-/// Gives a seat back when its connection is over, also by a panic.
-struct Leave {
-    worker: Rc<Worker>,
+/// A connection's hold on its seat: given back when its life is over, also by a panic.
+#[derive(Debug)]
+pub struct Place {
+    /// The seat.
+    pub seat: Rc<Seat>,
+    /// The worker.
+    pub worker: Rc<Worker>,
     number: usize,
 }
 
-impl Drop for Leave {
+impl Drop for Place {
     fn drop(&mut self) {
         let mut seats = self.worker.seats.borrow_mut();
         seats.try_remove(self.number);

@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -83,7 +83,7 @@ pub async fn serve<H, F, B>(
 ) -> Ending
 where
     H: Fn(Request<Incoming>, Rc<StreamPace>) -> F,
-    F: Future<Output = Response<B>> + 'static,
+    F: Future<Output = Result<Response<B>, Infallible>> + 'static,
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
@@ -99,8 +99,7 @@ where
         activity.exchange_began();
         let pace = Rc::<StreamPace>::default();
         *fresh.borrow_mut() = Some(Rc::clone(&pace));
-        let answer = handle(request, pace);
-        async move { Ok::<_, Infallible>(answer.await) }
+        handle(request, pace)
     });
     let mut http = Box::pin(builder(tasks).serve_connection(TokioIo::new(stream), service));
     let mut timer = LazyTimer::new();
@@ -179,30 +178,35 @@ struct Tasks {
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
     fn execute(&self, task: F) {
-        let pace = self.fresh.borrow_mut().take();
-        let limit = self.limit;
-        (self.spawn)(Box::pin(async move {
-            let Some(pace) = pace else { return task.await };
-            let mut task = pin!(task);
-            let mut timer = LazyTimer::new();
-            poll_fn(|cx| guard(task.as_mut(), &pace, limit, &mut timer, cx)).await;
+        (self.spawn)(Box::pin(StreamTask {
+            task: Box::pin(task),
+            pace: self.fresh.borrow_mut().take(),
+            limit: self.limit,
+            timer: LazyTimer::new(),
         }));
     }
 }
 
-/// Ready when the task is done, or its client has not taken what it was given for `limit`.
-fn guard(
-    task: Pin<&mut impl Future<Output = ()>>,
-    pace: &StreamPace,
+/// A stream's task: done when hyper's is, or when its client has not taken what it was given for `limit`.
+struct StreamTask<F> {
+    /// Boxed by itself: as part of an async block it would take its room twice.
+    task: Pin<Box<F>>,
+    pace: Option<Rc<StreamPace>>,
     limit: Duration,
-    timer: &mut LazyTimer,
-    cx: &mut Context<'_>,
-) -> Poll<()> {
-    if task.poll(cx).is_ready() {
-        return Poll::Ready(());
-    }
-    match pace.waiting_since.get() {
-        Some(since) => timer.poll(since + limit, cx),
-        None => Poll::Pending,
+    timer: LazyTimer,
+}
+
+impl<F: Future<Output = ()>> Future for StreamTask<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        if this.task.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        match this.pace.as_ref().and_then(|pace| pace.waiting_since.get()) {
+            Some(since) => this.timer.poll(since + this.limit, cx),
+            None => Poll::Pending,
+        }
     }
 }
