@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -55,6 +55,15 @@ pub enum Answer {
     Response(ResponseHead, AnswerBody),
     /// 101, as asked for: both sides speak the new protocol from here on.
     Switched(ResponseHead, Box<Connection>),
+}
+
+impl Answer {
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Response(head, _) | Self::Switched(head, _) => head.status,
+        }
+    }
 }
 
 /// Why no answer came.
@@ -126,6 +135,8 @@ pub struct Trace {
     pub server: Option<Arc<Server>>,
     /// When the first attempt began.
     pub began: Instant,
+    /// Bytes of the client's body that had been read when the answer came.
+    pub received: u64,
 }
 
 impl Trace {
@@ -134,6 +145,7 @@ impl Trace {
         Self {
             server: None,
             began: Instant::now(),
+            received: 0,
         }
     }
 }
@@ -160,13 +172,13 @@ pub async fn send(
                 continue;
             }
         };
-        return match run(outgoing, body, connection, member).await {
+        return match run(outgoing, body, connection, member, trace).await {
             Ok(answer) => Ok(answer),
             Err(Failed::Final(error)) => Err(error),
             Err(Failed::Repeat(unsent)) => {
                 body = unsent;
                 let connection = dial(member, group).await.map_err(SendError::Connect)?;
-                run(outgoing, body, connection, member)
+                run(outgoing, body, connection, member, trace)
                     .await
                     .map_err(Failed::into_error)
             }
@@ -218,6 +230,7 @@ async fn run(
     body: Incoming,
     mut connection: Box<Connection>,
     member: &Member,
+    trace: &mut Trace,
 ) -> Result<Answer, Failed> {
     write_head(outgoing, member, &mut connection.write);
     let upload = Upload::new(
@@ -232,7 +245,9 @@ async fn run(
         RequestKind::Ordinary
     };
     let mut exchange = Exchange::new(connection, upload, kind, outgoing.timeout);
-    match poll_fn(|cx| exchange.poll(cx)).await {
+    let answered = poll_fn(|cx| exchange.poll(cx)).await;
+    trace.received = exchange.upload.received();
+    match answered {
         Ok(Answered::Final(head)) => {
             let (framing, reuse) = (head.framing, head.reuse);
             download::begin(exchange, framing, reuse, &member.pool, outgoing.timeout)

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::run;
-use crate::config::{self, report::Colour};
+use super::{colour, environment, run};
+use crate::config;
 use crate::daemon::Source;
 
 /// How long a backend of the demo waits for a request.
@@ -24,7 +24,11 @@ pub(super) struct DemoArguments {
 }
 
 /// Serves until a signal ends it.
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what the command is for")]
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is what the command is for"
+)]
 pub(super) fn demo(arguments: &DemoArguments) -> ExitCode {
     let backends: Result<Vec<_>, _> = ["red", "green", "blue"].into_iter().map(backend).collect();
     let backends = match backends {
@@ -36,13 +40,15 @@ pub(super) fn demo(arguments: &DemoArguments) -> ExitCode {
     };
     let port = arguments.port;
     let text = toml(port, &backends);
-    let (plan, report) = config::parse(Path::new("demo"), &text, &config::process_environment);
+    let (plan, report) = config::parse(Path::new("demo"), &text, &environment);
     let Some(plan) = plan else {
-        eprint!("{}", report.render(Colour::when_terminal()));
+        eprint!("{}", report.render(colour()));
         return ExitCode::FAILURE;
     };
     run::serve(Source::Fixed(Box::new(plan)), |_| {
-        println!("lockgate serves https://localhost:{port} before three backends: red, green and blue.");
+        println!(
+            "lockgate serves https://localhost:{port} before three backends: red, green and blue."
+        );
         println!("Try it, several times:\n\n    curl -k https://localhost:{port}/hello\n");
         println!("The configuration behind it:\n\n{text}");
         println!("Ctrl-C ends it.");
@@ -69,15 +75,17 @@ fn toml(port: u16, backends: &[SocketAddr]) -> String {
 fn backend(name: &'static str) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
-    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-        for client in listener.incoming().flatten() {
-            // One thread a connection: the proxy keeps only a few open.
-            let serve = move || {
-                let _ = answer(name, &client);
-            };
-            let _ = std::thread::Builder::new().spawn(serve);
-        }
-    })?;
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            for client in listener.incoming().flatten() {
+                // One thread a connection: the proxy keeps only a few open.
+                let serve = move || {
+                    let _ = answer(name, &client);
+                };
+                let _ = std::thread::Builder::new().spawn(serve);
+            }
+        })?;
     Ok(address)
 }
 
@@ -104,7 +112,10 @@ fn answer(name: &str, client: &TcpStream) -> std::io::Result<()> {
                 break;
             }
         }
-        std::io::copy(&mut std::io::Read::take(&mut reader, body), &mut std::io::sink())?;
+        std::io::copy(
+            &mut std::io::Read::take(&mut reader, body),
+            &mut std::io::sink(),
+        )?;
         let text = format!("Hello from {name}. It was asked:\n\n{}\n", head.trim_end());
         let mut response = format!(
             "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n",
@@ -120,5 +131,7 @@ fn answer(name: &str, client: &TcpStream) -> std::io::Result<()> {
 
 /// A request body without a length is more than a demo has to understand.
 fn refuse(mut client: &TcpStream) -> std::io::Result<()> {
-    client.write_all(b"HTTP/1.1 411 Length Required\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    client.write_all(
+        b"HTTP/1.1 411 Length Required\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    )
 }

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-use super::run;
-use crate::config::{self, report::Colour};
+use super::{colour, environment, run};
+use crate::config;
 use crate::daemon::Source;
 
 #[derive(Debug, clap::Args)]
@@ -46,7 +46,11 @@ enum Protocol {
 }
 
 /// Serves what the flags describe, or prints it.
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what the command is for")]
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is what the command is for"
+)]
 pub(super) fn quick(arguments: &QuickArguments) -> ExitCode {
     let text = match toml(arguments) {
         Ok(text) => text,
@@ -60,11 +64,11 @@ pub(super) fn quick(arguments: &QuickArguments) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     // Paths were made absolute, so the folder of a file that does not exist is never asked for.
-    let (plan, report) = config::parse(Path::new("quick"), &text, &config::process_environment);
+    let (plan, report) = config::parse(Path::new("quick"), &text, &environment);
     match plan {
         Some(plan) => run::serve(Source::Fixed(Box::new(plan)), |_| {}),
         None => {
-            eprint!("{}", report.render(Colour::when_terminal()));
+            eprint!("{}", report.render(colour()));
             ExitCode::FAILURE
         }
     }
@@ -84,14 +88,19 @@ fn toml(arguments: &QuickArguments) -> Result<String, String> {
                 line(&mut text, "cert", &absolute(cert)?);
                 line(&mut text, "key", &absolute(key)?);
             }
-            (None, _) | (_, None) => text.push_str("self_signed = [\"localhost\", \"127.0.0.1\", \"::1\"]\n"),
+            (None, _) | (_, None) => {
+                text.push_str("self_signed = [\"localhost\", \"127.0.0.1\", \"::1\"]\n")
+            }
         }
         text.push('\n');
     }
     let port = arguments.port.unwrap_or(if https { 443 } else { 80 });
     let protocol = if https { "https" } else { "http" };
     // Writing to a String cannot fail.
-    let _ = write!(text, "[[listener]]\nname = \"quick\"\nprotocol = \"{protocol}\"\nport = {port}\n");
+    let _ = write!(
+        text,
+        "[[listener]]\nname = \"quick\"\nprotocol = \"{protocol}\"\nport = {port}\n"
+    );
     if https {
         text.push_str("certificates = [\"quick\"]\n");
     }
@@ -107,7 +116,8 @@ fn toml(arguments: &QuickArguments) -> Result<String, String> {
 }
 
 fn absolute(path: &Path) -> Result<String, String> {
-    let path = std::path::absolute(path).map_err(|error| format!("`{}`: {error}", path.display()))?;
+    let path =
+        std::path::absolute(path).map_err(|error| format!("`{}`: {error}", path.display()))?;
     path.into_os_string()
         .into_string()
         .map_err(|path| format!("`{}` is not UTF-8", path.to_string_lossy()))

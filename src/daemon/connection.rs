@@ -23,13 +23,16 @@ use crate::http::{http2, linger, reply, tunnel};
 use crate::listener::Listener;
 use crate::proxy;
 use crate::stream::{ClientStream, PlainHttp, Transport};
+use crate::telemetry::writer::AccessLogHandle;
 use crate::tls::accept::{HandshakeError, handshake};
 use crate::tls::{Alpn, TlsFacts};
 
 /// Lives a connection from accept to close.
 pub async fn run(client: TcpStream, address: ClientAddr, place: Place) {
     let seat = &place.seat;
-    let Some(home) = place.worker.home() else { return };
+    let Some(home) = place.worker.home() else {
+        return;
+    };
     let Some(listener) = home.current.get().listener(seat.key).cloned() else {
         return;
     };
@@ -37,7 +40,14 @@ pub async fn run(client: TcpStream, address: ClientAddr, place: Place) {
         return;
     };
     // Boxed: a handshake's state is large, and soon over.
-    let secured = Box::pin(secure(client, address, &listener, &seat.activity)).await;
+    let secured = Box::pin(secure(
+        client,
+        address,
+        &listener,
+        &seat.activity,
+        &home.access_log,
+    ))
+    .await;
     let Some((stream, facts)) = secured else {
         return;
     };
@@ -56,6 +66,7 @@ async fn secure(
     address: ClientAddr,
     listener: &Arc<Listener>,
     activity: &Activity,
+    log: &AccessLogHandle,
 ) -> Option<(Box<ClientStream>, Option<TlsFacts>)> {
     let Some(config) = &listener.tls else {
         return Some((
@@ -64,8 +75,7 @@ async fn secure(
         ));
     };
     let limit = listener.plan.timeouts.handshake;
-    match timeout(limit, handshake(Transport::for_tls(client), config)).await
-    {
+    match timeout(limit, handshake(Transport::for_tls(client), config)).await {
         Ok(Ok((stream, facts))) => Some((Box::new(ClientStream::Tls(stream)), Some(facts))),
         Ok(Err(HandshakeError {
             stream,
@@ -75,7 +85,7 @@ async fn secure(
             if let Some(stream) = stream
                 && PlainHttp::is(&error)
             {
-                exchange::log_refused(address, listener, None, Failure::PlainHttp);
+                exchange::log_refused(address, listener, None, Failure::PlainHttp, log);
                 answer(
                     Box::new(ClientStream::Plain(stream)),
                     Failure::PlainHttp,
@@ -106,7 +116,7 @@ async fn serve_http1(stream: Box<ClientStream>, connection: Rc<Connection>, seat
         early,
         ending,
     } = http1::serve(stream, activity, &listener.plan.timeouts, handle).await;
-    let tls = connection.tls.as_ref();
+    let (tls, log) = (connection.tls.as_ref(), connection.access_log());
     match ending {
         Ending::Done => match connection.take_tunnel() {
             Some(tunnel) => carry(stream, early, *tunnel, &connection, seat).await,
@@ -114,11 +124,11 @@ async fn serve_http1(stream: Box<ClientStream>, connection: Rc<Connection>, seat
             None => linger::close(stream).await,
         },
         Ending::Refused(failure) => {
-            exchange::log_refused(connection.client, &listener, tls, failure);
+            exchange::log_refused(connection.client, &listener, tls, failure, log);
             linger::linger(stream, activity).await;
         }
         Ending::HeadTooSlow => {
-            exchange::log_refused(connection.client, &listener, tls, Failure::HeadTooSlow);
+            exchange::log_refused(connection.client, &listener, tls, Failure::HeadTooSlow, log);
             answer(stream, Failure::HeadTooSlow, activity).await;
         }
         // Closed without a goodbye: the client must see that something is missing.

@@ -52,11 +52,10 @@ pub fn prepare(
             }
             Err(error) => {
                 failed = true;
-                report.error(
-                    &listener.address_origin,
-                    refusal(listener, &error),
-                    advice(&error),
-                );
+                let mistake = report.error(&listener.address_origin, refusal(listener, &error));
+                if let Some(help) = advice(&error) {
+                    mistake.help(help);
+                }
             }
         }
     }
@@ -83,11 +82,15 @@ pub fn refusal(listener: &ListenerPlan, error: &io::Error) -> String {
 }
 
 /// What can be done about it.
-pub fn advice(error: &io::Error) -> &'static str {
+pub fn advice(error: &io::Error) -> Option<&'static str> {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "see who holds it with `ss -ltnp`, or choose another port",
-        io::ErrorKind::PermissionDenied => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
-        io::ErrorKind::AddrNotAvailable => "see the machine's addresses with `ip addr`",
-        _ => "",
+        io::ErrorKind::AddrInUse => {
+            Some("see who holds it with `ss -ltnp`, or choose another port")
+        }
+        io::ErrorKind::PermissionDenied => {
+            Some("ports below 1024 need root or CAP_NET_BIND_SERVICE")
+        }
+        io::ErrorKind::AddrNotAvailable => Some("see the machine's addresses with `ip addr`"),
+        _ => None,
     }
 }

@@ -27,7 +27,7 @@ use crate::addr::{ClientAddr, ListenAddr};
 use crate::connection::Home;
 use crate::http::activity::{Activity, Closing};
 use crate::listener::{Current, ListenerKey, Live};
-use crate::telemetry::writer::AccessLogHandle;
+use crate::telemetry::writer::{AccessLogHandle, flusher};
 
 /// How often pools are swept of connections that nobody used.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -64,6 +64,7 @@ enum Command {
         done: mpsc::Sender<()>,
     },
     Cut,
+    End,
 }
 
 /// What workers know of each other.
@@ -187,6 +188,18 @@ impl Workers {
         all_done(done, wait).await;
     }
 
+    /// Waits for the threads, which end once nobody can tell them anything any more.
+    pub fn join(self) {
+        for worker in &self.peers.commands {
+            let _ = worker.send(Command::End);
+        }
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker thread panicked");
+            }
+        }
+    }
+
     /// Ends every connection at once.
     pub fn cut(&self) {
         for worker in &self.peers.commands {
@@ -254,7 +267,7 @@ fn run(
 impl Worker {
     /// Does what the main thread says, until there is nobody left to say it and nothing left to serve.
     async fn obey(self: &Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
-        self.spawn(Rc::clone(&self.access_log).flusher());
+        self.spawn(flusher(Rc::clone(&self.access_log)));
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
@@ -274,7 +287,7 @@ impl Worker {
                         });
                     }
                     Some(Command::Cut) => self.close_all(Closing::Now),
-                    None => break,
+                    Some(Command::End) | None => break,
                 },
                 _ = sweep.tick() => self.sweep(),
             }
@@ -440,7 +453,7 @@ impl Drop for Place {
         seats.try_remove(self.number);
         self.worker.peers.remove(self.worker.id);
         if seats.is_empty() {
-            self.worker.emptied.notify_one();
+            self.worker.emptied.notify_waiters();
         }
     }
 }

@@ -177,6 +177,8 @@ impl Driver<'_> {
             match self.activity.closing() {
                 Closing::No => {}
                 Closing::Now => return Poll::Ready(None),
+                // A client that was just let in gets its first answer.
+                Closing::Graceful if self.activity.requests() == 0 => {}
                 Closing::Graceful => self.shut_down(http, Stop::Closing),
             }
             if let Poll::Ready(result) = Pin::new(&mut *http).poll(cx) {

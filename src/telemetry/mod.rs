@@ -1,4 +1,0 @@
-//! shim
-pub mod access_log;
-pub mod log;
-pub mod writer;
