@@ -2,3 +2,4 @@
 
 pub mod addr;
 pub mod config;
+pub mod telemetry;
