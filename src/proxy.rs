@@ -108,7 +108,9 @@ async fn forward(
     let upgrade = websocket(parts, &body)?;
     let framing = framing(parts, &body);
     hop_by_hop::clean_request(&mut parts.headers);
-    negotiate::restore_validators(&mut parts.headers);
+    if let CompressionPlan::On(_) = &view.listener.plan.compression {
+        negotiate::restore_validators(&mut parts.headers);
+    }
     let received = host.as_ref().map(|host| &host.received);
     let listener = &view.listener;
     listener
