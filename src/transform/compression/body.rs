@@ -2,8 +2,8 @@
 //!
 //! It drives the codecs itself, so that it decides when to flush: whatever the client could be waiting
 //! for goes out before the body waits for more. A small body that is at hand becomes one frame. An
-//! encoder is taken at the first byte and given back with the last; gzip's are reused, since they hold
-//! some 300 KiB each that would have to be found and cleared anew.
+//! encoder is taken at the first byte and given back with the last; gzip's, some hundred KiB each, are
+//! reused.
 //!
 //! Whether to compress is `negotiate`'s.
 
@@ -27,7 +27,7 @@ use crate::config::plan::{Algorithm, CompressionSettings};
 /// A body of known length up to this many bytes is compressed in one go, into one frame if all is at hand.
 const SMALL: u64 = 64 * 1024;
 
-/// How much of any other body is compressed before other tasks get their turn: about half a millisecond.
+/// How much of any other body is compressed before other tasks get their turn: below a millisecond.
 const TURN: usize = 32 * 1024;
 
 /// How much output of such a body makes a frame.
@@ -37,7 +37,7 @@ const FRAME: usize = 16 * 1024;
 const ROOM: usize = 4 * 1024;
 
 /// Brotli's window, as a power of two: as much as pays for dynamic content. A stream's memory grows with
-/// it (attacks.md row 62); below 17, qualities from 5 on take a path that is ten times slower.
+/// it (attacks.md row 62); below 17, qualities from 5 on take several times as long.
 const BROTLI_WINDOW: i32 = 18;
 
 /// How many gzip encoders a thread keeps for its next responses.
