@@ -225,7 +225,7 @@ impl Report {
             .count()
     }
 
-    /// One mistake as text, with its line of the file.
+    /// One of the report's mistakes as text, with its line of the file.
     pub fn render_one(&self, diagnostic: &Diagnostic, colour: Colour) -> String {
         let level = match diagnostic.severity {
             Severity::Error => Level::ERROR,
@@ -342,7 +342,7 @@ mod tests {
         report.error(&Origin::default(), "cannot read the file");
         assert_eq!(
             report.render(Colour::Off),
-            "error: cannot read the file\n --> lockgate.toml\n\nlockgate.toml: 1 error\n"
+            "error: cannot read the file\n--> lockgate.toml\n\nlockgate.toml: 1 error\n"
         );
     }
 

@@ -19,24 +19,32 @@ pub(super) fn nearest<'a>(
         .map(|(_, candidate)| candidate)
 }
 
-/// How many characters must be inserted, removed or replaced to make one word of the other (Levenshtein).
+/// How many characters must be inserted, removed, replaced or swapped with their neighbour to make one word
+/// of the other (Damerau's distance, optimal string alignment).
 fn distance(from: &str, to: &str) -> usize {
     let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
+    let at = |row: &[usize], index: usize| row.get(index).copied().unwrap_or_default();
+    let mut above: Vec<usize> = (0..=to.len()).collect();
+    let mut two_above = Vec::new();
+    let mut previous = None;
     for (line, from) in from.chars().enumerate() {
-        let mut diagonal = line;
-        let mut left = line + 1;
-        if let Some(first) = row.first_mut() {
-            *first = left;
+        let mut row = vec![line + 1];
+        let mut left = None;
+        for (column, &to) in to.iter().enumerate() {
+            let replaced = at(&above, column) + usize::from(from != to);
+            let mut least = replaced
+                .min(at(&above, column + 1) + 1)
+                .min(at(&row, column) + 1);
+            if previous == Some(to) && left == Some(from) {
+                least = least.min(at(&two_above, column.saturating_sub(1)) + 1);
+            }
+            row.push(least);
+            left = Some(to);
         }
-        for (cell, to) in row.iter_mut().skip(1).zip(&to) {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = *cell;
-            *cell = replaced.min(diagonal + 1).min(left + 1);
-            left = *cell;
-        }
+        two_above = std::mem::replace(&mut above, row);
+        previous = Some(from);
     }
-    row.last().copied().unwrap_or_default()
+    at(&above, to.len())
 }
 
 #[cfg(test)]
@@ -50,7 +58,8 @@ mod tests {
             ("", "abc", 3),
             ("abc", "", 3),
             ("kitten", "sitting", 3),
-            ("port", "prot", 2),
+            ("port", "prot", 1),
+            ("ca", "abc", 3),
             ("é", "e", 1),
         ] {
             assert_eq!(distance(from, to), expected, "{from} {to}");
