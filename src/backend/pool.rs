@@ -58,6 +58,10 @@ impl Connection {
 /// The idle connections to one server.
 #[derive(Debug)]
 pub struct Pool {
+    #[expect(
+        clippy::vec_box,
+        reason = "connections move between the pool and exchanges: as pointers"
+    )]
     idle: RefCell<Vec<Box<Connection>>>,
     keepalive: Keepalive,
 }
