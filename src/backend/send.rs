@@ -121,6 +121,7 @@ impl From<&ExchangeError> for Failure {
             }
             ExchangeError::ClientTimeout => Self::ClientTooSlow,
             ExchangeError::BackendTimeout => Self::ResponseTimeout,
+            ExchangeError::Retired => Self::Drained,
             ExchangeError::Closed(_) => Self::BackendClosed,
             ExchangeError::Head(_)
             | ExchangeError::Body(_)
