@@ -98,10 +98,22 @@ mod tests {
     #[test]
     fn backend_addresses_print_as_they_are_written() {
         for (address, text) in [
-            (BackendAddr::Ip("127.0.0.1:80".parse().unwrap()), "127.0.0.1:80"),
+            (
+                BackendAddr::Ip("127.0.0.1:80".parse().unwrap()),
+                "127.0.0.1:80",
+            ),
             (BackendAddr::Ip("[::1]:80".parse().unwrap()), "[::1]:80"),
-            (BackendAddr::Name { host: "app.internal".into(), port: 8080 }, "app.internal:8080"),
-            (BackendAddr::Unix("/run/app.sock".into()), "unix:/run/app.sock"),
+            (
+                BackendAddr::Name {
+                    host: "app.internal".into(),
+                    port: 8080,
+                },
+                "app.internal:8080",
+            ),
+            (
+                BackendAddr::Unix("/run/app.sock".into()),
+                "unix:/run/app.sock",
+            ),
         ] {
             assert_eq!(address.to_string(), text);
         }

@@ -27,13 +27,19 @@ pub struct Plan {
 
 impl Plan {
     /// The certificate an id stands for; ids are only made by the resolver, for its own plan.
-    #[expect(clippy::indexing_slicing, reason = "the resolver mints ids from this vector's indices")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the resolver mints ids from this vector's indices"
+    )]
     pub fn certificate(&self, id: CertificateId) -> &CertificatePlan {
         &self.certificates[id.0]
     }
 
     /// The server group an id stands for; ids are only made by the resolver, for its own plan.
-    #[expect(clippy::indexing_slicing, reason = "the resolver mints ids from this vector's indices")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the resolver mints ids from this vector's indices"
+    )]
     pub fn group(&self, id: GroupId) -> &GroupPlan {
         &self.groups[id.0]
     }
@@ -56,7 +62,10 @@ impl PartialEq for Origin {
 
 impl From<std::ops::Range<usize>> for Origin {
     fn from(range: std::ops::Range<usize>) -> Self {
-        Self { start: range.start, end: range.end }
+        Self {
+            start: range.start,
+            end: range.end,
+        }
     }
 }
 

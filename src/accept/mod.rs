@@ -1,0 +1,3 @@
+//! The room of the sockets: where clients come in.
+
+pub mod tcp;

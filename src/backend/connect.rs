@@ -1,0 +1,154 @@
+//! Connects to a server: over TCP to one of its addresses, or to a unix socket.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, timeout_at};
+
+use super::server::Server;
+use crate::addr::BackendAddr;
+
+/// A byte stream to a server.
+#[derive(Debug)]
+pub enum BackendStream {
+    /// Over TCP.
+    Tcp(TcpStream),
+    /// Over a unix socket.
+    Unix(UnixStream),
+}
+
+/// Why no connection came about; nothing was sent.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// Refused, reset or unreachable.
+    Refused(io::Error),
+    /// Not accepted within connect_timeout.
+    Timeout,
+    /// The name has no address.
+    Unresolved,
+}
+
+impl std::fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused(error) => write!(f, "cannot connect: {error}"),
+            Self::Timeout => f.write_str("cannot connect within connect_timeout"),
+            Self::Unresolved => f.write_str("the name has no address"),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {}
+
+/// Connects to `server`, trying each of its addresses until `limit` has passed.
+pub async fn connect(server: &Server, limit: Duration) -> Result<BackendStream, ConnectError> {
+    let deadline = Instant::now() + limit;
+    let attempt = async {
+        match server.address() {
+            BackendAddr::Unix(path) => UnixStream::connect(path)
+                .await
+                .map(BackendStream::Unix)
+                .map_err(ConnectError::Refused),
+            BackendAddr::Ip(address) => tcp(*address).await.map_err(ConnectError::Refused),
+            BackendAddr::Name { .. } => any(server).await,
+        }
+    };
+    timeout_at(deadline, attempt)
+        .await
+        .unwrap_or(Err(ConnectError::Timeout))
+}
+
+/// Tries the addresses of a name in turn, each connection beginning with another one.
+async fn any(server: &Server) -> Result<BackendStream, ConnectError> {
+    let addresses = server.resolved();
+    let start = server.next_start();
+    let mut last = ConnectError::Unresolved;
+    for address in addresses
+        .iter()
+        .cycle()
+        .skip(start % addresses.len().max(1))
+        .take(addresses.len())
+    {
+        match tcp(*address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = ConnectError::Refused(error),
+        }
+    }
+    Err(last)
+}
+
+async fn tcp(address: SocketAddr) -> io::Result<BackendStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(BackendStream::Tcp(stream))
+}
+
+impl BackendStream {
+    /// Whether nothing has happened on an idle connection: the server neither closed it nor sent bytes
+    /// that nobody asked for. Costs no system call while the socket is quiet.
+    pub fn is_quiet(&self) -> bool {
+        let mut byte = [0];
+        let read = match self {
+            Self::Tcp(stream) => stream.try_read(&mut byte),
+            Self::Unix(stream) => stream.try_read(&mut byte),
+        };
+        matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+impl AsyncRead for BackendStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for BackendStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! A server group as one worker sees it: whose turn it is, and the connections it keeps.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::balance::SmoothWrr;
+use super::pool::Pool;
+use super::server::Server;
+use crate::config::plan::{GroupPlan, Keepalive};
+
+/// What all workers know of a group.
+#[derive(Debug)]
+pub struct SharedGroup {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its servers, in the order of the configuration.
+    pub servers: Vec<Arc<Server>>,
+    /// Their weights.
+    pub weights: Vec<u8>,
+    /// What becomes of connections after an exchange.
+    pub keepalive: Keepalive,
+    /// How long a connect may take.
+    pub connect_timeout: Duration,
+    /// How many other servers are tried after a failed connect.
+    pub retries: u8,
+}
+
+impl SharedGroup {
+    /// A group as planned; servers that `known` finds go on as they are.
+    pub fn new(
+        plan: &GroupPlan,
+        known: impl Fn(&crate::addr::BackendAddr) -> Option<Arc<Server>>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            name: plan.name.as_str().into(),
+            servers: plan
+                .servers
+                .iter()
+                .map(|entry| {
+                    known(&entry.address).unwrap_or_else(|| Server::new(entry.address.clone()))
+                })
+                .collect(),
+            weights: plan.servers.iter().map(|entry| entry.weight).collect(),
+            keepalive: plan.keepalive,
+            connect_timeout: plan.connect_timeout,
+            retries: plan.retries,
+        })
+    }
+}
+
+/// One server of a group, in one worker.
+#[derive(Debug)]
+pub struct Member {
+    /// What all workers know of it.
+    pub server: Arc<Server>,
+    /// This worker's idle connections to it.
+    pub pool: Rc<Pool>,
+}
+
+/// A group, in one worker.
+#[derive(Debug)]
+pub struct Group {
+    /// What all workers know of it.
+    pub shared: Arc<SharedGroup>,
+    members: Vec<Member>,
+    balance: RefCell<SmoothWrr>,
+}
+
+/// The servers that an exchange has tried already.
+#[derive(Debug, Default)]
+pub struct Tried(Vec<usize>);
+
+impl Tried {
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether none was tried yet.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Group {
+    /// A worker's view of a group; pools of servers that `previous` has too are carried over.
+    pub fn new(shared: Arc<SharedGroup>, worker: usize, previous: Option<&Self>) -> Self {
+        let members = shared
+            .servers
+            .iter()
+            .map(|server| Member {
+                server: Arc::clone(server),
+                pool: previous
+                    .and_then(|group| group.pool_of(server, shared.keepalive))
+                    .unwrap_or_else(|| Rc::new(Pool::new(shared.keepalive))),
+            })
+            .collect();
+        let balance = match previous {
+            Some(group) if group.shared.weights == shared.weights => group.balance.borrow().clone(),
+            _ => SmoothWrr::with_offset(&shared.weights, worker),
+        };
+        Self {
+            shared,
+            members,
+            balance: RefCell::new(balance),
+        }
+    }
+
+    fn pool_of(&self, server: &Arc<Server>, keepalive: Keepalive) -> Option<Rc<Pool>> {
+        self.members
+            .iter()
+            .find(|member| {
+                Arc::ptr_eq(&member.server, server) && member.pool.keepalive() == keepalive
+            })
+            .map(|member| Rc::clone(&member.pool))
+    }
+
+    /// The server whose turn it is: neither tried already nor, if there is any other, refusing at the moment.
+    pub fn pick(&self, tried: &mut Tried) -> Option<&Member> {
+        let mut balance = self.balance.borrow_mut();
+        let weights = &self.shared.weights;
+        let untried = |index: usize| !tried.0.contains(&index);
+        let index = if self
+            .members
+            .iter()
+            .any(|member| member.server.has_refused())
+        {
+            let now = Instant::now();
+            let willing = |index: usize| {
+                untried(index)
+                    && self
+                        .members
+                        .get(index)
+                        .is_some_and(|m| !m.server.is_skipped(now))
+            };
+            balance
+                .pick(weights, willing)
+                .or_else(|| balance.pick(weights, untried))
+        } else {
+            balance.pick(weights, untried)
+        }?;
+        tried.0.push(index);
+        self.members.get(index)
+    }
+
+    /// Closes idle connections that are too old or were closed by their server.
+    pub fn sweep(&self, now: Instant) {
+        for member in &self.members {
+            member.pool.sweep(now);
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! One exchange with a backend: the request goes out, the head of the answer comes back.
+//!
+//! Both are driven inside the request's own task, at the same time: a backend may answer before it has
+//! the whole request. What was sent and what was read when something fails is known exactly, so that a
+//! retry is provably safe. The body of the answer is `download`'s.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::io::AsyncReadExt;
+use tokio::time::Instant;
+
+use super::framing::FramingError;
+use super::response::{self, Parsed, RequestKind, ResponseError, ResponseHead};
+use super::upload::{Upload, UploadError, Uploaded};
+use crate::backend::pool::{Connection, History};
+
+/// How long a client waits at most for a backend that does not say whether it wants the body.
+pub const PERMISSION_WAIT: Duration = Duration::from_secs(1);
+/// Interim responses that are read before one answer.
+const MOST_INTERIM: usize = 64;
+/// Room made for reading a head.
+const HEAD_ROOM: usize = 8 * 1024;
+
+/// Why an exchange failed.
+#[derive(Debug)]
+pub enum ExchangeError {
+    /// The client's body cannot be passed on.
+    Upload(UploadError),
+    /// The client sent nothing for request_timeout.
+    ClientTimeout,
+    /// The backend neither took nor sent anything for request_timeout.
+    BackendTimeout,
+    /// The backend closed the connection, or it broke, before the answer.
+    Closed(Option<io::Error>),
+    /// The backend's head is malformed.
+    Head(ResponseError),
+    /// The backend's body is malformed or was cut off.
+    Body(FramingError),
+    /// The backend sent more than its answer.
+    Excess,
+    /// The backend sent interim responses without end.
+    TooManyInterim,
+}
+
+impl std::fmt::Display for ExchangeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Upload(UploadError::Client(error)) => write!(f, "the client's body: {error}"),
+            Self::Upload(UploadError::Length) => {
+                f.write_str("the client's body is not as long as announced")
+            }
+            Self::Upload(UploadError::TooLarge) => f.write_str("the client's body is too large"),
+            Self::ClientTimeout => f.write_str("the client sent nothing within request_timeout"),
+            Self::BackendTimeout => f.write_str("the backend did nothing within request_timeout"),
+            Self::Closed(None) => {
+                f.write_str("the backend closed the connection before it answered")
+            }
+            Self::Closed(Some(error)) => write!(f, "the connection to the backend broke: {error}"),
+            Self::Head(error) => write!(f, "the backend's head: {error}"),
+            Self::Body(error) => write!(f, "the backend's body: {error}"),
+            Self::Excess => f.write_str("the backend sent more bytes than its answer has"),
+            Self::TooManyInterim => f.write_str("the backend sent too many interim responses"),
+        }
+    }
+}
+
+impl std::error::Error for ExchangeError {}
+
+/// What came back.
+#[derive(Debug)]
+pub enum Answered {
+    /// The answer's head; its body follows.
+    Final(ResponseHead),
+    /// 101: the connection speaks another protocol from here on.
+    Switched(ResponseHead),
+}
+
+/// An exchange that waits for its answer.
+#[derive(Debug)]
+pub struct Exchange {
+    /// The connection it runs on.
+    pub connection: Box<Connection>,
+    /// The request on its way.
+    pub upload: Upload,
+    kind: RequestKind,
+    limit: Duration,
+    last_progress: Instant,
+    interim: usize,
+    answered: usize,
+}
+
+impl Exchange {
+    /// Begins an exchange on `connection`, whose write buffer holds the request's head; `limit` is request_timeout.
+    pub fn new(
+        connection: Box<Connection>,
+        upload: Upload,
+        kind: RequestKind,
+        limit: Duration,
+    ) -> Self {
+        Self {
+            connection,
+            upload,
+            kind,
+            limit,
+            last_progress: Instant::now(),
+            interim: 0,
+            answered: 0,
+        }
+    }
+
+    /// Whether the same request may go out again on a fresh connection: this one came from the pool and was
+    /// found closed before a byte of an answer, and the backend cannot have acted on what was sent.
+    pub fn may_repeat(&self, error: &ExchangeError, idempotent: Idempotence) -> bool {
+        matches!(error, ExchangeError::Closed(_))
+            && self.connection.history == History::Reused
+            && self.answered == 0
+            && self.upload.is_unread()
+            && (self.upload.is_unsent() || idempotent == Idempotence::Idempotent)
+    }
+
+    /// Polls both halves until the answer's head is there.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answered, ExchangeError>> {
+        loop {
+            let moved = self.upload.moved();
+            let uploaded = self
+                .upload
+                .poll(&mut self.connection, cx)
+                .map_err(ExchangeError::Upload)?;
+            if self.upload.moved() != moved {
+                self.last_progress = Instant::now();
+            }
+            match self.poll_answer(cx)? {
+                Poll::Ready(Some(answered)) => return Poll::Ready(Ok(answered)),
+                // An interim response: the upload may have been permitted.
+                Poll::Ready(None) => {}
+                Poll::Pending => match ready!(self.poll_deadline(uploaded, cx)) {
+                    Ok(()) => self.upload.permit(),
+                    Err(error) => return Poll::Ready(Err(error)),
+                },
+            }
+        }
+    }
+
+    /// Reads until a head is whole; `None` is an interim response.
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Result<Poll<Option<Answered>>, ExchangeError> {
+        loop {
+            if !self.connection.read.is_empty() {
+                match response::parse(&mut self.connection.read, self.kind)
+                    .map_err(ExchangeError::Head)?
+                {
+                    Parsed::Partial => {}
+                    Parsed::Informational(status) => {
+                        self.interim(status)?;
+                        return Ok(Poll::Ready(None));
+                    }
+                    Parsed::SwitchingProtocols(head) => {
+                        return Ok(Poll::Ready(Some(Answered::Switched(head))));
+                    }
+                    Parsed::Final(head) => {
+                        self.upload.answered();
+                        return Ok(Poll::Ready(Some(Answered::Final(head))));
+                    }
+                }
+            }
+            match poll_read(&mut self.connection, HEAD_ROOM, cx) {
+                Poll::Pending => return Ok(Poll::Pending),
+                Poll::Ready(Ok(0)) => return Err(ExchangeError::Closed(None)),
+                Poll::Ready(Ok(n)) => {
+                    self.answered += n;
+                    self.last_progress = Instant::now();
+                }
+                Poll::Ready(Err(error)) => return Err(ExchangeError::Closed(Some(error))),
+            }
+        }
+    }
+
+    fn interim(&mut self, status: StatusCode) -> Result<(), ExchangeError> {
+        self.interim += 1;
+        if self.interim > MOST_INTERIM {
+            return Err(ExchangeError::TooManyInterim);
+        }
+        if status == StatusCode::CONTINUE {
+            self.upload.permit();
+        }
+        Ok(())
+    }
+
+    /// Ready with `Ok` once a backend that was asked for permission has been silent for long enough.
+    fn poll_deadline(
+        &mut self,
+        uploaded: Uploaded,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), ExchangeError>> {
+        let limit = match uploaded {
+            Uploaded::AwaitsPermission => PERMISSION_WAIT.min(self.limit),
+            Uploaded::All | Uploaded::AwaitsClient | Uploaded::AwaitsBackend => self.limit,
+        };
+        ready!(self.connection.timer.poll(self.last_progress + limit, cx));
+        Poll::Ready(match uploaded {
+            Uploaded::AwaitsPermission => Ok(()),
+            Uploaded::AwaitsClient => Err(ExchangeError::ClientTimeout),
+            Uploaded::All | Uploaded::AwaitsBackend => Err(ExchangeError::BackendTimeout),
+        })
+    }
+}
+
+/// Whether doing a request twice is the same as doing it once (RFC 9110 section 9.2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idempotence {
+    /// It is.
+    Idempotent,
+    /// It may not be.
+    Other,
+}
+
+impl Idempotence {
+    /// By the method.
+    pub fn of(method: &http::Method) -> Self {
+        match *method {
+            http::Method::GET
+            | http::Method::HEAD
+            | http::Method::OPTIONS
+            | http::Method::PUT
+            | http::Method::DELETE => Self::Idempotent,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Reads into the connection's buffer what the backend has sent, making room for `room` bytes.
+pub fn poll_read(
+    connection: &mut Connection,
+    room: usize,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    connection.read.reserve(room);
+    pin!(connection.stream.read_buf(&mut connection.read)).poll(cx)
+}

@@ -1,0 +1,9 @@
+//! The room of the backends: which server takes a request, and the exchange with it.
+
+pub mod balance;
+pub mod connect;
+pub mod group;
+pub mod http1;
+pub mod pool;
+pub mod send;
+pub mod server;

@@ -1,0 +1,125 @@
+//! A worker's idle connections to one server, newest first.
+//!
+//! Only a connection on which both messages ended cleanly comes here (attacks.md row 14), and before
+//! it is used again it must still be quiet.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::time::Instant;
+
+use super::connect::BackendStream;
+use crate::config::plan::Keepalive;
+use crate::timer::LazyTimer;
+
+/// Idle connections kept per server and worker.
+const MOST_IDLE: usize = 1024;
+
+/// A connection to a server, with the buffers that its exchanges share.
+#[derive(Debug)]
+pub struct Connection {
+    /// The byte stream.
+    pub stream: BackendStream,
+    /// Bytes read and not yet understood.
+    pub read: BytesMut,
+    /// Bytes to be written: a head, or the frame around a chunk.
+    pub write: Vec<u8>,
+    /// For the deadlines of its exchanges.
+    pub timer: LazyTimer,
+    /// Whether it has served an exchange before.
+    pub history: History,
+    idle_since: Instant,
+}
+
+/// Whether a connection has served an exchange before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum History {
+    /// It has just been made.
+    Fresh,
+    /// It comes from the pool.
+    Reused,
+}
+
+impl Connection {
+    /// A connection that has just been made.
+    pub fn new(stream: BackendStream) -> Box<Self> {
+        Box::new(Self {
+            stream,
+            read: BytesMut::new(),
+            write: Vec::with_capacity(1024),
+            timer: LazyTimer::new(),
+            history: History::Fresh,
+            idle_since: Instant::now(),
+        })
+    }
+}
+
+/// The idle connections to one server.
+#[derive(Debug)]
+pub struct Pool {
+    idle: RefCell<Vec<Box<Connection>>>,
+    keepalive: Keepalive,
+}
+
+impl Pool {
+    /// An empty pool.
+    pub fn new(keepalive: Keepalive) -> Self {
+        Self {
+            idle: RefCell::new(Vec::new()),
+            keepalive,
+        }
+    }
+
+    /// How long connections are kept.
+    pub fn keepalive(&self) -> Keepalive {
+        self.keepalive
+    }
+
+    /// The connection used last that is still alive.
+    pub fn take(&self) -> Option<Box<Connection>> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(mut connection) = idle.pop() {
+            if connection.stream.is_quiet() {
+                connection.history = History::Reused;
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection whose exchange has ended cleanly; closes it where none are kept.
+    pub fn put(&self, mut connection: Box<Connection>) {
+        let mut idle = self.idle.borrow_mut();
+        match self.keepalive {
+            Keepalive::Idle(_) if idle.len() < MOST_IDLE => {
+                connection.idle_since = Instant::now();
+                connection.write.clear();
+                idle.push(connection);
+            }
+            Keepalive::Idle(_) | Keepalive::Off => {}
+        }
+    }
+
+    /// Closes what has been idle for too long, and what its server has closed.
+    pub fn sweep(&self, now: Instant) {
+        let limit = match self.keepalive {
+            Keepalive::Idle(limit) => limit,
+            Keepalive::Off => Duration::ZERO,
+        };
+        self.idle.borrow_mut().retain(|connection| {
+            now.saturating_duration_since(connection.idle_since) < limit
+                && connection.stream.is_quiet()
+        });
+    }
+
+    /// How many connections are idle.
+    pub fn len(&self) -> usize {
+        self.idle.borrow().len()
+    }
+
+    /// Whether no connection is idle.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

@@ -1,0 +1,312 @@
+//! Sends a request to a group: chooses a server, connects or takes a connection from the pool, and
+//! tries again where that is provably safe.
+//!
+//! Another server is tried only if no connection came about: nothing was sent. The same server is
+//! asked a second time only if a pooled connection turned out to be closed (`Exchange::may_repeat`).
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::connect::{ConnectError, connect};
+use super::group::{Group, Member, Tried};
+use super::http1::download::{self, AnswerBody};
+use super::http1::exchange::{Answered, Exchange, ExchangeError, Idempotence};
+use super::http1::request::{self, BackendVersion, BodyFraming, ConnectionIntent, RequestHead};
+use super::http1::response::{RequestKind, ResponseHead};
+use super::http1::upload::{Expectation, Upload, UploadError};
+use super::pool::Connection;
+use super::server::Server;
+use crate::failure::Failure;
+
+/// A request as it leaves.
+#[derive(Debug)]
+pub struct Outgoing<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// Path and query, as received.
+    pub target: &'a [u8],
+    /// The `Host` field; absent, the server's own address.
+    pub host: Option<&'a HeaderValue>,
+    /// The version of the request line.
+    pub version: BackendVersion,
+    /// All other fields.
+    pub headers: &'a HeaderMap,
+    /// The protocol that the client wants to change to.
+    pub upgrade: Option<&'a HeaderValue>,
+    /// How the body is framed.
+    pub framing: BodyFraming,
+    /// Whether the client waits for permission to send its body.
+    pub expectation: Expectation,
+    /// The longest body, in bytes.
+    pub body_limit: u64,
+    /// request_timeout
+    pub timeout: Duration,
+}
+
+/// A backend's answer.
+#[derive(Debug)]
+pub enum Answer {
+    /// A response.
+    Response(ResponseHead, AnswerBody),
+    /// 101, as asked for: both sides speak the new protocol from here on.
+    Switched(ResponseHead, Box<Connection>),
+}
+
+impl Answer {
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Response(head, _) | Self::Switched(head, _) => head.status,
+        }
+    }
+}
+
+/// Why no answer came.
+#[derive(Debug)]
+pub enum SendError {
+    /// No server is left to try, or there was none.
+    NoServer,
+    /// The last server tried could not be connected to.
+    Connect(ConnectError),
+    /// The exchange failed.
+    Exchange(ExchangeError),
+    /// 101 although nobody asked.
+    Unasked,
+    /// 101 to another protocol than the one asked for.
+    OtherProtocol,
+}
+
+impl std::fmt::Display for SendError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoServer => f.write_str("no server takes requests"),
+            Self::Connect(error) => error.fmt(f),
+            Self::Exchange(error) => error.fmt(f),
+            Self::Unasked => f.write_str("the backend switched protocols without being asked"),
+            Self::OtherProtocol => {
+                f.write_str("the backend switched to a protocol that was not asked for")
+            }
+        }
+    }
+}
+
+impl std::error::Error for SendError {}
+
+impl From<&SendError> for Failure {
+    fn from(error: &SendError) -> Self {
+        match error {
+            SendError::NoServer => Self::NoServer,
+            SendError::Connect(ConnectError::Refused(_)) => Self::ConnectRefused,
+            SendError::Connect(ConnectError::Timeout) => Self::ConnectTimeout,
+            SendError::Connect(ConnectError::Unresolved) => Self::NameUnresolved,
+            SendError::Unasked | SendError::OtherProtocol => Self::BackendUpgrade,
+            SendError::Exchange(error) => Self::from(error),
+        }
+    }
+}
+
+impl From<&ExchangeError> for Failure {
+    fn from(error: &ExchangeError) -> Self {
+        match error {
+            ExchangeError::Upload(UploadError::TooLarge) => Self::BodyTooLarge,
+            ExchangeError::Upload(UploadError::Client(_) | UploadError::Length) => {
+                Self::BodyMalformed
+            }
+            ExchangeError::ClientTimeout => Self::ClientTooSlow,
+            ExchangeError::BackendTimeout => Self::ResponseTimeout,
+            ExchangeError::Closed(_) => Self::BackendClosed,
+            ExchangeError::Head(_)
+            | ExchangeError::Body(_)
+            | ExchangeError::Excess
+            | ExchangeError::TooManyInterim => Self::BackendMalformed,
+        }
+    }
+}
+
+/// Which server was asked last, and since when: for the log, also when the request fails.
+#[derive(Debug)]
+pub struct Trace {
+    /// The server.
+    pub server: Option<Arc<Server>>,
+    /// When the first attempt began.
+    pub began: Instant,
+    /// Bytes of the client's body that had been read when the answer came.
+    pub received: u64,
+}
+
+impl Trace {
+    /// Nothing was asked yet; the clock runs from now.
+    pub fn begin() -> Self {
+        Self {
+            server: None,
+            began: Instant::now(),
+            received: 0,
+        }
+    }
+}
+
+/// Sends a request to `group`.
+pub async fn send(
+    outgoing: &Outgoing<'_>,
+    body: Incoming,
+    group: &Group,
+    trace: &mut Trace,
+) -> Result<Answer, SendError> {
+    let mut body = body;
+    let mut tried = Tried::default();
+    let mut failed = SendError::NoServer;
+    while tried.len() <= usize::from(group.shared.retries) {
+        let Some(member) = group.pick(&mut tried) else {
+            break;
+        };
+        trace.server = Some(Arc::clone(&member.server));
+        let connection = match obtain(member, group).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                failed = SendError::Connect(error);
+                continue;
+            }
+        };
+        return match run(outgoing, body, connection, member, trace).await {
+            Ok(answer) => Ok(answer),
+            Err(Failed::Final(error)) => Err(error),
+            Err(Failed::Repeat(unsent)) => {
+                body = unsent;
+                let connection = dial(member, group).await.map_err(SendError::Connect)?;
+                run(outgoing, body, connection, member, trace)
+                    .await
+                    .map_err(Failed::into_error)
+            }
+        };
+    }
+    Err(failed)
+}
+
+async fn obtain(member: &Member, group: &Group) -> Result<Box<Connection>, ConnectError> {
+    match member.pool.take() {
+        Some(connection) => Ok(connection),
+        None => dial(member, group).await,
+    }
+}
+
+async fn dial(member: &Member, group: &Group) -> Result<Box<Connection>, ConnectError> {
+    match connect(&member.server, group.shared.connect_timeout).await {
+        Ok(stream) => {
+            member.server.accepted();
+            Ok(Connection::new(stream))
+        }
+        Err(error) => {
+            member.server.refused(Instant::now());
+            Err(error)
+        }
+    }
+}
+
+/// How one attempt failed.
+enum Failed {
+    Final(SendError),
+    /// The request can go out again, with its body as it was.
+    Repeat(Incoming),
+}
+
+impl Failed {
+    /// A fresh connection is never repeated: what it says is final.
+    fn into_error(self) -> SendError {
+        match self {
+            Self::Final(error) => error,
+            Self::Repeat(_) => SendError::Exchange(ExchangeError::Closed(None)),
+        }
+    }
+}
+
+/// One attempt on one connection.
+async fn run(
+    outgoing: &Outgoing<'_>,
+    body: Incoming,
+    mut connection: Box<Connection>,
+    member: &Member,
+    trace: &mut Trace,
+) -> Result<Answer, Failed> {
+    write_head(outgoing, member, &mut connection.write);
+    let upload = Upload::new(
+        body,
+        outgoing.framing,
+        outgoing.expectation,
+        outgoing.body_limit,
+    );
+    let kind = if outgoing.method == Method::HEAD {
+        RequestKind::Head
+    } else {
+        RequestKind::Ordinary
+    };
+    let mut exchange = Exchange::new(connection, upload, kind, outgoing.timeout);
+    let answered = poll_fn(|cx| exchange.poll(cx)).await;
+    trace.received = exchange.upload.received();
+    match answered {
+        Ok(Answered::Final(head)) => {
+            let (framing, reuse) = (head.framing, head.reuse);
+            download::begin(exchange, framing, reuse, &member.pool, outgoing.timeout)
+                .map(|body| Answer::Response(head, body))
+                .map_err(|error| Failed::Final(SendError::Exchange(error)))
+        }
+        Ok(Answered::Switched(head)) => match outgoing.upgrade {
+            None => Err(Failed::Final(SendError::Unasked)),
+            Some(asked) if agrees(&head, asked) => Ok(Answer::Switched(head, exchange.connection)),
+            Some(_) => Err(Failed::Final(SendError::OtherProtocol)),
+        },
+        Err(error) if exchange.may_repeat(&error, Idempotence::of(outgoing.method)) => {
+            Err(Failed::Repeat(exchange.upload.into_body()))
+        }
+        Err(error) => Err(Failed::Final(SendError::Exchange(error))),
+    }
+}
+
+fn agrees(head: &ResponseHead, asked: &HeaderValue) -> bool {
+    let mut named = head.headers.get_all(http::header::UPGRADE).iter();
+    named
+        .next()
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(asked.as_bytes()))
+        && named.next().is_none()
+}
+
+fn write_head(outgoing: &Outgoing<'_>, member: &Member, out: &mut Vec<u8>) {
+    let address;
+    let host = match outgoing.host {
+        Some(host) => host,
+        None => {
+            address = own_host(&member.server);
+            &address
+        }
+    };
+    let connection = match (outgoing.upgrade, member.pool.keepalive()) {
+        (Some(protocol), _) => ConnectionIntent::Upgrade(protocol),
+        (None, crate::config::plan::Keepalive::Idle(_)) => ConnectionIntent::KeepAlive,
+        (None, crate::config::plan::Keepalive::Off) => ConnectionIntent::Close,
+    };
+    request::write(
+        &RequestHead {
+            method: outgoing.method,
+            target: outgoing.target,
+            host,
+            version: outgoing.version,
+            headers: outgoing.headers,
+            framing: outgoing.framing,
+            connection,
+        },
+        out,
+    );
+}
+
+/// The Host of a request that came without one, as only HTTP/1.0 allows: the server's own address.
+fn own_host(server: &Server) -> HeaderValue {
+    let text = match server.address() {
+        crate::addr::BackendAddr::Unix(_) => "localhost".to_owned(),
+        address => address.to_string(),
+    };
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("localhost"))
+}

@@ -1,0 +1,118 @@
+//! What is known of one client connection: facts that do not change, its state, and the listener and
+//! groups that its next request is served from.
+//!
+//! How a connection lives is `daemon::connection`'s to tell.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::addr::ClientAddr;
+use crate::backend::pool;
+use crate::exchange::Exchange;
+use crate::http::activity::Activity;
+use crate::listener::{Current, Listener, Live};
+use crate::telemetry::writer::AccessLogHandle;
+use crate::tls::TlsFacts;
+use crate::transform::forwarded::ClientValues;
+
+/// A client's connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// The client's socket.
+    pub client: ClientAddr,
+    /// The same, as field values.
+    pub values: ClientValues,
+    /// What the handshake agreed on; absent on a plain listener.
+    pub tls: Option<TlsFacts>,
+    /// What it is doing.
+    pub activity: Rc<Activity>,
+    home: Rc<Home>,
+    view: RefCell<View>,
+    tunnel: RefCell<Option<Box<Tunnel>>>,
+}
+
+/// What all connections of a worker share.
+#[derive(Debug)]
+pub struct Home {
+    /// What to serve from at this moment.
+    pub current: Current,
+    /// Where access log lines go.
+    pub access_log: Rc<AccessLogHandle>,
+}
+
+/// What a request is served from.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The generation.
+    pub live: Rc<Live>,
+    /// The connection's listener in it.
+    pub listener: Arc<Listener>,
+}
+
+/// A backend connection that has switched protocols, waiting for the client's side to be free.
+#[derive(Debug)]
+pub struct Tunnel {
+    /// The backend's side.
+    pub backend: Box<pool::Connection>,
+    /// What the backend sent ahead.
+    pub early: Bytes,
+    /// The exchange that asked for it, for its line in the log.
+    pub exchange: Exchange,
+    /// The group it goes to.
+    pub group: Arc<str>,
+}
+
+impl Connection {
+    /// A connection that begins now on `listener`.
+    pub fn new(
+        client: ClientAddr,
+        tls: Option<TlsFacts>,
+        listener: Arc<Listener>,
+        activity: Rc<Activity>,
+        home: Rc<Home>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            client,
+            values: ClientValues::new(client),
+            tls,
+            activity,
+            view: RefCell::new(View {
+                live: home.current.get(),
+                listener,
+            }),
+            home,
+            tunnel: RefCell::new(None),
+        })
+    }
+
+    /// What the next request is served from: the current generation, unless the listener is gone from it.
+    pub fn view(&self) -> View {
+        let live = self.home.current.get();
+        let mut view = self.view.borrow_mut();
+        if !Rc::ptr_eq(&view.live, &live)
+            && let Some(listener) = live.listener(view.listener.key)
+        {
+            let listener = Arc::clone(listener);
+            *view = View { live, listener };
+        }
+        view.clone()
+    }
+
+    /// Where its lines go.
+    pub fn access_log(&self) -> &AccessLogHandle {
+        &self.home.access_log
+    }
+
+    /// Leaves a backend's side of a tunnel for when the client's stream is free.
+    pub fn leave_tunnel(&self, tunnel: Tunnel) {
+        *self.tunnel.borrow_mut() = Some(Box::new(tunnel));
+    }
+
+    /// The backend's side of a tunnel, if there is to be one.
+    pub fn take_tunnel(&self) -> Option<Box<Tunnel>> {
+        self.tunnel.borrow_mut().take()
+    }
+}

@@ -1,0 +1,377 @@
+//! The life of the process: load, bind, serve; reload on SIGHUP; drain on SIGTERM or SIGINT.
+//!
+//! Reload and shutdown are one machinery: build the new generation beside the old one, bind what is
+//! new, publish once, close what vanished, drain what only the old one served. Any failure before the
+//! publication leaves everything as it was. Shutdown is draining the last generation.
+
+pub mod connection;
+pub mod generation;
+pub mod resolver;
+pub mod sockets;
+pub mod workers;
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use self::generation::Generation;
+use self::sockets::Change;
+use self::workers::Workers;
+use crate::config;
+use crate::config::plan::{ListenerPlan, Origin, Plan, Workers as WorkersPlan};
+use crate::config::report::{Colour, Report, Severity};
+use crate::listener::ListenerKey;
+use crate::telemetry::log::LogControl;
+use crate::telemetry::writer::{AccessLog, AccessLogError, OpenedAccessLog};
+
+/// Gives the values of environment variables.
+pub type Environment = fn(&str) -> Option<String>;
+
+/// Where a configuration comes from.
+pub enum Source {
+    /// A file, read again at every reload.
+    File(PathBuf),
+    /// A plan made from flags; a reload only reads its certificates again.
+    Fixed(Box<Plan>),
+}
+
+/// Why lockgate ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything in flight came to its end.
+    Drained,
+    /// drain_timeout ran out, or a second signal came: what was left was cut off.
+    Cut,
+}
+
+/// A failure at start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The configuration cannot be used; the report says why.
+    Refused(Report),
+    /// The system refused something that every start needs.
+    System(&'static str, io::Error),
+    /// The access log cannot be written.
+    AccessLog(AccessLogError),
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused(report) => f.write_str(&report.summary()),
+            Self::System(what, error) => write!(f, "{what}: {error}"),
+            Self::AccessLog(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Everything but the worker threads: it runs on the main thread.
+struct Daemon {
+    source: Source,
+    environment: Environment,
+    generation: Arc<Generation>,
+    open: HashSet<ListenerKey>,
+    workers: Workers,
+    access_log: AccessLog,
+    log: LogControl,
+}
+
+/// How long the access log may take to be written to its end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Runs until a signal ends it. `started` is called once everything listens.
+pub fn run(
+    source: Source,
+    environment: Environment,
+    log: LogControl,
+    started: impl FnOnce(&Plan),
+) -> Result<Ended, StartError> {
+    // The first random numbers of a process take their time: not at the first client's expense.
+    let _ = aws_lc_rs::rand::fill(&mut [0; 32]);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| StartError::System("cannot build the main runtime", error))?;
+    runtime.block_on(async {
+        let mut signals =
+            Signals::new().map_err(|error| StartError::System("cannot handle signals", error))?;
+        let mut daemon = Daemon::start(source, environment, log).await?;
+        started(&daemon.generation.plan);
+        let ended = daemon.live(&mut signals).await;
+        daemon.workers.join();
+        daemon.access_log.shutdown(LAST_WORDS);
+        Ok(ended)
+    })
+}
+
+/// Reads, resolves and builds what a source asks for.
+fn load(
+    source: &Source,
+    environment: Environment,
+    previous: Option<&Generation>,
+) -> (Option<Arc<Generation>>, Report) {
+    let (plan, mut report) = match source {
+        Source::File(path) => config::load(path, &environment),
+        Source::Fixed(plan) => (
+            Some(Plan::clone(plan)),
+            Report::new(Path::new("the command line"), ""),
+        ),
+    };
+    let generation = plan.and_then(|plan| Generation::build(plan, previous, &mut report));
+    (generation, report)
+}
+
+/// Everything that a start would check: as [`load`], and the ports are tried without being kept.
+pub fn check(path: &Path, environment: Environment) -> Report {
+    let source = Source::File(path.to_owned());
+    let (generation, mut report) = load(&source, environment, None);
+    for listener in generation
+        .iter()
+        .flat_map(|generation| &generation.plan.listeners)
+    {
+        try_port(listener, &mut report);
+    }
+    report
+}
+
+fn try_port(listener: &ListenerPlan, report: &mut Report) {
+    if let Err(error) = crate::accept::tcp::probe(listener.address, listener.port) {
+        let message = sockets::refusal(listener, &error);
+        let warning = report.warning(&listener.address_origin, message);
+        if let Some(help) = sockets::advice(&error) {
+            warning.help(help);
+        }
+    }
+}
+
+impl Daemon {
+    async fn start(
+        source: Source,
+        environment: Environment,
+        log: LogControl,
+    ) -> Result<Self, StartError> {
+        let (generation, mut report) = load(&source, environment, None);
+        let Some(generation) = generation else {
+            return Err(StartError::Refused(report));
+        };
+        let server = &generation.plan.server;
+        let count = worker_count(server.workers);
+        let Some(change) = sockets::prepare(&generation.plan, &HashSet::new(), count, &mut report)
+        else {
+            return Err(StartError::Refused(report));
+        };
+        let access_log = OpenedAccessLog::open(&server.access_log)
+            .and_then(AccessLog::start)
+            .map_err(StartError::AccessLog)?;
+        tell(&report);
+        resolver::resolve_all(generation.named_servers()).await;
+        let workers = Workers::start(count, || access_log.handle())
+            .map_err(|error| StartError::System("cannot start a worker thread", error))?;
+        workers.publish(&generation, change.opened, &[]).await;
+        let open = generation
+            .listeners
+            .iter()
+            .map(|listener| listener.key)
+            .collect();
+        tracing::info!(
+            workers = count,
+            listeners = generation.listeners.len(),
+            "serving"
+        );
+        Ok(Self {
+            source,
+            environment,
+            generation,
+            open,
+            workers,
+            access_log,
+            log,
+        })
+    }
+
+    async fn live(&mut self, signals: &mut Signals) -> Ended {
+        let mut lookup =
+            tokio::time::interval_at(Instant::now() + resolver::INTERVAL, resolver::INTERVAL);
+        loop {
+            tokio::select! {
+                event = signals.next() => match event {
+                    Event::Reload => self.reload().await,
+                    Event::Stop => return self.shut_down(signals).await,
+                },
+                _ = lookup.tick() => resolver::resolve_all(self.generation.named_servers()).await,
+            }
+        }
+    }
+
+    /// Takes up the source's present state, or says all that is wrong with it and goes on as before.
+    async fn reload(&mut self) {
+        let began = Instant::now();
+        let (prepared, report) = self.prepare();
+        tell(&report);
+        let Some(Prepared {
+            generation,
+            change,
+            access_log,
+        }) = prepared
+        else {
+            tracing::error!("reload refused: everything runs on as before");
+            return;
+        };
+        self.access_log.switch(access_log);
+        apply(&self.log, &generation.plan);
+        if generation.plan.server.workers != self.generation.plan.server.workers {
+            tracing::warn!("`workers` has changed: it takes effect at the next start");
+        }
+        resolver::resolve_all(generation.named_servers()).await;
+        self.workers
+            .publish(&generation, change.opened, &change.closed)
+            .await;
+        self.open = generation
+            .listeners
+            .iter()
+            .map(|listener| listener.key)
+            .collect();
+        self.generation = generation;
+        tracing::info!(took = ?began.elapsed(), "reloaded");
+    }
+
+    /// Does all of a reload that can fail.
+    fn prepare(&self) -> (Option<Prepared>, Report) {
+        let (generation, mut report) = load(&self.source, self.environment, Some(&self.generation));
+        let Some(generation) = generation else {
+            return (None, report);
+        };
+        let change = sockets::prepare(
+            &generation.plan,
+            &self.open,
+            self.workers.count(),
+            &mut report,
+        );
+        let access_log = OpenedAccessLog::open(&generation.plan.server.access_log)
+            .map_err(|error| drop(report.error(&Origin::default(), error.to_string())));
+        let (Some(change), Ok(access_log)) = (change, access_log) else {
+            return (None, report);
+        };
+        (
+            Some(Prepared {
+                generation,
+                change,
+                access_log,
+            }),
+            report,
+        )
+    }
+
+    /// Waits shutdown_delay, closes the listening sockets, and lets what is in flight end within drain_timeout.
+    async fn shut_down(&self, signals: &mut Signals) -> Ended {
+        let server = &self.generation.plan.server;
+        if !server.shutdown_delay.is_zero() {
+            tracing::info!(delay = ?server.shutdown_delay, "stopping after shutdown_delay");
+            tokio::select! {
+                () = sleep(server.shutdown_delay) => {}
+                () = signals.stop() => return self.cut("a second signal").await,
+            }
+        }
+        tracing::info!(connections = self.workers.connections(), "draining");
+        self.workers.stop_accepting();
+        let deadline = Instant::now() + server.drain_timeout;
+        tokio::select! {
+            () = self.workers.drain() => {
+                tracing::info!("stopped");
+                Ended::Drained
+            }
+            () = sleep_until(deadline) => self.cut("drain_timeout ran out").await,
+            () = signals.stop() => self.cut("a second signal").await,
+        }
+    }
+
+    /// Ends what is left, and gives it a moment to say so in the log.
+    async fn cut(&self, reason: &str) -> Ended {
+        tracing::warn!(
+            connections = self.workers.connections(),
+            reason,
+            "stopping at once"
+        );
+        self.workers.stop_accepting();
+        self.workers.cut();
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.workers.drain()).await;
+        Ended::Cut
+    }
+}
+
+fn worker_count(plan: WorkersPlan) -> usize {
+    match plan {
+        WorkersPlan::Count(count) => count.get(),
+        WorkersPlan::Auto => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+    }
+}
+
+/// A reload that can no longer fail.
+struct Prepared {
+    generation: Arc<Generation>,
+    change: Change,
+    access_log: OpenedAccessLog,
+}
+
+/// Says what a report holds, where the daemon's own words go.
+fn tell(report: &Report) {
+    for diagnostic in report.diagnostics() {
+        let text = report.render_one(diagnostic, Colour::Off);
+        match diagnostic.severity() {
+            Severity::Error => tracing::error!("{text}"),
+            Severity::Warning => tracing::warn!("{text}"),
+        }
+    }
+}
+
+fn apply(log: &LogControl, plan: &Plan) {
+    if let Err(error) = log.apply(&plan.server.log) {
+        tracing::error!(%error, "the log goes on as before");
+    }
+}
+
+/// The signals that lockgate obeys.
+struct Signals {
+    hup: Signal,
+    term: Signal,
+    int: Signal,
+}
+
+/// What a signal asks for.
+enum Event {
+    Reload,
+    Stop,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            hup: signal(SignalKind::hangup())?,
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Event {
+        tokio::select! {
+            _ = self.hup.recv() => Event::Reload,
+            _ = self.term.recv() => Event::Stop,
+            _ = self.int.recv() => Event::Stop,
+        }
+    }
+
+    /// SIGTERM or SIGINT.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}

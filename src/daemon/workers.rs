@@ -1,0 +1,459 @@
+//! The serving threads: each has its own runtime, sockets, connections and pools, and shares nothing
+//! with the others but what is published to all and a few counters.
+//!
+//! The only place where tasks are spawned: every connection has a seat here, so that a drain knows
+//! whom it waits for.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+
+use super::connection;
+use super::generation::Generation;
+use crate::accept::tcp::accept_loop;
+use crate::addr::{ClientAddr, ListenAddr};
+use crate::connection::Home;
+use crate::http::activity::{Activity, Closing};
+use crate::listener::{Current, ListenerKey, Live};
+use crate::telemetry::writer::{AccessLogHandle, flusher};
+
+/// How often pools are swept of connections that nobody used.
+const SWEEP: Duration = Duration::from_secs(1);
+/// How many connections more than the emptiest worker one may have before it hands new ones over.
+const SLACK: usize = 1;
+
+/// A listening socket of one worker.
+#[derive(Debug)]
+pub struct Opened {
+    /// The listener whose clients come in here.
+    pub key: ListenerKey,
+    /// The address.
+    pub address: ListenAddr,
+    /// The socket.
+    pub socket: TcpListener,
+}
+
+/// What the main thread tells a worker. Each is answered by dropping `done`.
+#[derive(Debug)]
+enum Command {
+    Publish {
+        generation: Arc<Generation>,
+        opened: Vec<Opened>,
+        closed: Vec<ListenerKey>,
+        done: mpsc::Sender<()>,
+    },
+    Adopt {
+        client: TcpStream,
+        peer: SocketAddr,
+        key: ListenerKey,
+    },
+    StopAccepting,
+    Drain {
+        done: mpsc::Sender<()>,
+    },
+    Cut,
+    End,
+}
+
+/// What workers know of each other.
+#[derive(Debug)]
+struct Peers {
+    connections: Vec<AtomicUsize>,
+    commands: Vec<mpsc::UnboundedSender<Command>>,
+}
+
+impl Peers {
+    fn load(&self, worker: usize) -> usize {
+        self.connections
+            .get(worker)
+            .map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    fn add(&self, worker: usize) {
+        if let Some(count) = self.connections.get(worker) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn remove(&self, worker: usize) {
+        if let Some(count) = self.connections.get(worker) {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Who should serve a connection that `worker` has accepted: itself, unless another has clearly less to do.
+    fn choose(&self, worker: usize) -> usize {
+        let own = self.load(worker);
+        if own < SLACK {
+            return worker;
+        }
+        let emptiest = (0..self.connections.len())
+            .min_by_key(|other| self.load(*other))
+            .unwrap_or(worker);
+        if self.load(emptiest) + SLACK <= own {
+            emptiest
+        } else {
+            worker
+        }
+    }
+}
+
+/// All serving threads.
+#[derive(Debug)]
+pub struct Workers {
+    peers: Arc<Peers>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Starts `count` threads that serve nothing yet.
+    pub fn start(count: usize, access_log: impl Fn() -> AccessLogHandle) -> io::Result<Self> {
+        let (commands, receivers): (Vec<_>, Vec<_>) =
+            (0..count).map(|_| mpsc::unbounded_channel()).unzip();
+        let peers = Arc::new(Peers {
+            connections: (0..count).map(|_| AtomicUsize::new(0)).collect(),
+            commands,
+        });
+        let mut threads = Vec::with_capacity(count);
+        for (id, receiver) in receivers.into_iter().enumerate() {
+            let peers = Arc::clone(&peers);
+            let access_log = access_log();
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{id}"))
+                .spawn(move || run(id, peers, receiver, access_log))?;
+            threads.push(thread);
+        }
+        Ok(Self { peers, threads })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// Client connections that are open.
+    pub fn connections(&self) -> usize {
+        (0..self.count())
+            .map(|worker| self.peers.load(worker))
+            .sum()
+    }
+
+    /// Makes every worker serve `generation`: sockets in `opened` (one list per worker) are served from now
+    /// on, those of the keys in `closed` no more. Done when all have taken it up.
+    pub async fn publish(
+        &self,
+        generation: &Arc<Generation>,
+        opened: Vec<Vec<Opened>>,
+        closed: &[ListenerKey],
+    ) {
+        let (done, wait) = mpsc::channel(1);
+        for (worker, opened) in self.peers.commands.iter().zip(opened) {
+            let command = Command::Publish {
+                generation: Arc::clone(generation),
+                opened,
+                closed: closed.to_vec(),
+                done: done.clone(),
+            };
+            // A worker that is gone has panicked: its thread says so when it is joined.
+            let _ = worker.send(command);
+        }
+        all_done(done, wait).await;
+    }
+
+    /// Closes all listening sockets.
+    pub fn stop_accepting(&self) {
+        for worker in &self.peers.commands {
+            let _ = worker.send(Command::StopAccepting);
+        }
+    }
+
+    /// Lets every connection end after what it is doing. Done when all have ended.
+    pub async fn drain(&self) {
+        let (done, wait) = mpsc::channel(1);
+        for worker in &self.peers.commands {
+            let _ = worker.send(Command::Drain { done: done.clone() });
+        }
+        all_done(done, wait).await;
+    }
+
+    /// Waits for the threads, which end once nobody can tell them anything any more.
+    pub fn join(self) {
+        for worker in &self.peers.commands {
+            let _ = worker.send(Command::End);
+        }
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker thread panicked");
+            }
+        }
+    }
+
+    /// Ends every connection at once.
+    pub fn cut(&self) {
+        for worker in &self.peers.commands {
+            let _ = worker.send(Command::Cut);
+        }
+    }
+}
+
+async fn all_done(done: mpsc::Sender<()>, mut wait: mpsc::Receiver<()>) {
+    drop(done);
+    while wait.recv().await.is_some() {}
+}
+
+/// One serving thread.
+#[derive(Debug)]
+pub struct Worker {
+    id: usize,
+    peers: Arc<Peers>,
+    home: RefCell<Option<Rc<Home>>>,
+    seats: RefCell<Slab<Rc<Seat>>>,
+    emptied: Notify,
+    stops: RefCell<HashMap<ListenerKey, Rc<Notify>>>,
+    access_log: Rc<AccessLogHandle>,
+}
+
+/// A connection's place among those that are served.
+#[derive(Debug)]
+pub struct Seat {
+    /// The listener it came in by.
+    pub key: ListenerKey,
+    /// What it is doing.
+    pub activity: Rc<Activity>,
+    /// The group that its tunnel goes to, once it is one.
+    pub tunnel: RefCell<Option<Arc<str>>>,
+}
+
+fn run(
+    id: usize,
+    peers: Arc<Peers>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    access_log: AccessLogHandle,
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default());
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, worker = id, "a worker's runtime cannot be built");
+            return;
+        }
+    };
+    let worker = Rc::new(Worker {
+        id,
+        peers,
+        home: RefCell::new(None),
+        seats: RefCell::new(Slab::new()),
+        emptied: Notify::new(),
+        stops: RefCell::new(HashMap::new()),
+        access_log: Rc::new(access_log),
+    });
+    runtime.block_on(worker.obey(commands));
+}
+
+impl Worker {
+    /// Does what the main thread says, until there is nobody left to say it and nothing left to serve.
+    async fn obey(self: &Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
+        self.spawn(flusher(Rc::clone(&self.access_log)));
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::Publish { generation, opened, closed, done }) => {
+                        self.publish(&generation, opened, &closed);
+                        drop(done);
+                    }
+                    Some(Command::Adopt { client, peer, key }) => self.serve(client, peer, key),
+                    Some(Command::StopAccepting) => self.stop_accepting(),
+                    Some(Command::Drain { done }) => {
+                        self.close_all(Closing::Graceful);
+                        let worker = Rc::clone(self);
+                        self.spawn(async move {
+                            worker.empty().await;
+                            drop(done);
+                        });
+                    }
+                    Some(Command::Cut) => self.close_all(Closing::Now),
+                    Some(Command::End) | None => break,
+                },
+                _ = sweep.tick() => self.sweep(),
+            }
+        }
+    }
+
+    /// Runs a task on this thread.
+    #[expect(clippy::disallowed_methods, reason = "this is where tasks are spawned")]
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        tokio::task::spawn_local(task);
+    }
+
+    /// The same for a task that is boxed already.
+    #[expect(clippy::disallowed_methods, reason = "this is where tasks are spawned")]
+    pub fn spawn_boxed(task: Pin<Box<dyn Future<Output = ()>>>) {
+        tokio::task::spawn_local(task);
+    }
+
+    /// What connections are served from, once anything was published.
+    pub fn home(&self) -> Option<Rc<Home>> {
+        self.home.borrow().clone()
+    }
+
+    fn publish(
+        self: &Rc<Self>,
+        generation: &Arc<Generation>,
+        opened: Vec<Opened>,
+        closed: &[ListenerKey],
+    ) {
+        let previous = self.home().map(|home| home.current.get());
+        let live = Live::new(
+            generation.listeners.clone(),
+            &generation.groups,
+            self.id,
+            previous.as_deref(),
+        );
+        match self.home() {
+            Some(home) => home.current.set(Rc::clone(&live)),
+            None => {
+                let home = Home {
+                    current: Current::new(Rc::clone(&live)),
+                    access_log: Rc::clone(&self.access_log),
+                };
+                *self.home.borrow_mut() = Some(Rc::new(home));
+            }
+        }
+        for opened in opened {
+            self.open(opened);
+        }
+        for key in closed {
+            if let Some(stop) = self.stops.borrow_mut().remove(key) {
+                stop.notify_one();
+            }
+        }
+        self.retire(&live, generation.plan.server.drain_timeout);
+    }
+
+    /// Ends what the new generation no longer serves: connections of listeners that are gone or have other
+    /// terms, after their exchanges; tunnels to groups that are gone, after drain_timeout.
+    fn retire(self: &Rc<Self>, live: &Rc<Live>, drain_timeout: Duration) {
+        for (_, seat) in self.seats.borrow().iter() {
+            if live.listener(seat.key).is_none() {
+                seat.activity.close(Closing::Graceful);
+            }
+            let orphaned = seat
+                .tunnel
+                .borrow()
+                .as_ref()
+                .is_some_and(|group| live.group_named(group).is_none());
+            if orphaned {
+                let activity = Rc::clone(&seat.activity);
+                self.spawn(async move {
+                    tokio::time::sleep(drain_timeout).await;
+                    activity.close(Closing::Now);
+                });
+            }
+        }
+    }
+
+    fn open(self: &Rc<Self>, opened: Opened) {
+        let stop = Rc::new(Notify::new());
+        self.stops.borrow_mut().insert(opened.key, Rc::clone(&stop));
+        let worker = Rc::clone(self);
+        self.spawn(async move {
+            let key = opened.key;
+            accept_loop(opened.socket, &stop, |client, peer| {
+                worker.accepted(client, peer, key)
+            })
+            .await;
+        });
+    }
+
+    fn stop_accepting(&self) {
+        for (_, stop) in self.stops.borrow_mut().drain() {
+            stop.notify_one();
+        }
+    }
+
+    fn accepted(self: &Rc<Self>, client: TcpStream, peer: SocketAddr, key: ListenerKey) {
+        let chosen = self.peers.choose(self.id);
+        self.peers.add(chosen);
+        match self.peers.commands.get(chosen) {
+            Some(worker) if chosen != self.id => {
+                if worker.send(Command::Adopt { client, peer, key }).is_err() {
+                    self.peers.remove(chosen);
+                }
+            }
+            Some(_) | None => self.serve(client, peer, key),
+        }
+    }
+
+    /// Serves a client that is counted already.
+    fn serve(self: &Rc<Self>, client: TcpStream, peer: SocketAddr, key: ListenerKey) {
+        let seat = Rc::new(Seat {
+            key,
+            activity: Rc::new(Activity::new()),
+            tunnel: RefCell::new(None),
+        });
+        let number = self.seats.borrow_mut().insert(Rc::clone(&seat));
+        let place = Place {
+            seat,
+            worker: Rc::clone(self),
+            number,
+        };
+        self.spawn(connection::run(client, ClientAddr::new(peer), place));
+    }
+
+    fn close_all(&self, how: Closing) {
+        for (_, seat) in self.seats.borrow().iter() {
+            seat.activity.close(how);
+        }
+    }
+
+    async fn empty(&self) {
+        while !self.seats.borrow().is_empty() {
+            self.emptied.notified().await;
+        }
+    }
+
+    fn sweep(&self) {
+        if let Some(home) = self.home() {
+            let now = Instant::now();
+            for group in home.current.get().groups() {
+                group.sweep(now);
+            }
+        }
+    }
+}
+
+/// A connection's hold on its seat: given back when its life is over, also by a panic.
+#[derive(Debug)]
+pub struct Place {
+    /// The seat.
+    pub seat: Rc<Seat>,
+    /// The worker.
+    pub worker: Rc<Worker>,
+    number: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut seats = self.worker.seats.borrow_mut();
+        seats.try_remove(self.number);
+        self.worker.peers.remove(self.worker.id);
+        if seats.is_empty() {
+            self.worker.emptied.notify_waiters();
+        }
+    }
+}

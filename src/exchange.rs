@@ -1,0 +1,479 @@
+//! One exchange: a request and its response, from the whole head to the last byte or the client's end.
+//!
+//! The exchange is a guard. It travels with the request, then inside the response body, and when it is
+//! dropped, for whatever reason, the exchange is over: the connection knows, and its line is written.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{HOST, HeaderName, HeaderValue, REFERER, USER_AGENT};
+use http::request::Parts;
+use http::{Method, StatusCode, Uri, Version};
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+
+use crate::addr::ClientAddr;
+use crate::backend::http1::download::Download;
+use crate::backend::http1::exchange::ExchangeError;
+use crate::backend::send::Trace;
+use crate::backend::server::Server;
+use crate::config::plan::{Algorithm, CompressionSettings};
+use crate::connection::{Connection, View};
+use crate::failure::{Failure, client_closed_request};
+use crate::http::http2::StreamPace;
+use crate::listener::Listener;
+use crate::telemetry::access_log::{Record, RequestFacts, Scheme};
+use crate::telemetry::writer::AccessLogHandle;
+use crate::tls::TlsFacts;
+use crate::transform::compression::body::{CompressedBody, CompressedBodyError};
+use crate::transform::hop_by_hop;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Ends an exchange when it is dropped.
+#[derive(Debug)]
+pub struct Exchange {
+    connection: Rc<Connection>,
+    /// Absent where no log is kept.
+    entry: Option<Box<Entry>>,
+}
+
+/// What the log will say.
+#[derive(Debug)]
+struct Entry {
+    view: View,
+    time: SystemTime,
+    began: Instant,
+    method: Method,
+    uri: Uri,
+    version: Version,
+    host: Option<HeaderValue>,
+    referer: Option<HeaderValue>,
+    user_agent: Option<HeaderValue>,
+    forwarded_for: Option<HeaderValue>,
+    real_ip: Option<HeaderValue>,
+    head_length: u64,
+    body_received: u64,
+    body_sent: u64,
+    status: Option<StatusCode>,
+    failure: Option<Failure>,
+    upstream: Option<Upstream>,
+    answered: Option<Instant>,
+}
+
+/// What the log will say of the backend.
+#[derive(Debug)]
+struct Upstream {
+    server: Arc<Server>,
+    status: Option<StatusCode>,
+    took: Duration,
+}
+
+impl Exchange {
+    /// Begins with a request whose head has been read.
+    pub fn begin(connection: &Rc<Connection>, view: &View, request: &Parts) -> Self {
+        let entry = connection.access_log().enabled().then(|| {
+            let field = |name: HeaderName| request.headers.get(name).cloned();
+            Box::new(Entry {
+                view: view.clone(),
+                time: SystemTime::now(),
+                began: Instant::now(),
+                method: request.method.clone(),
+                uri: request.uri.clone(),
+                version: request.version,
+                host: field(HOST),
+                referer: field(REFERER),
+                user_agent: field(USER_AGENT),
+                forwarded_for: field(X_FORWARDED_FOR),
+                real_ip: field(X_REAL_IP),
+                head_length: head_length(request),
+                body_received: 0,
+                body_sent: 0,
+                status: None,
+                failure: None,
+                upstream: None,
+                answered: None,
+            })
+        });
+        Self {
+            connection: Rc::clone(connection),
+            entry,
+        }
+    }
+
+    /// Which backend was asked, whether or not it answered.
+    pub fn asked(&mut self, trace: &Trace, status: Option<StatusCode>) {
+        if let (Some(entry), Some(server)) = (self.entry.as_deref_mut(), &trace.server) {
+            entry.body_received += trace.received;
+            entry.upstream = Some(Upstream {
+                server: Arc::clone(server),
+                status,
+                took: trace.began.elapsed(),
+            });
+        }
+    }
+
+    /// The answer's head is on its way.
+    pub fn answered(&mut self, status: StatusCode) {
+        if let Some(entry) = self.entry.as_deref_mut() {
+            entry.status = Some(status);
+            entry.answered = Some(Instant::now());
+        }
+    }
+
+    /// Something went wrong; the first cause is the one that counts.
+    pub fn failed(&mut self, failure: Failure) {
+        if let Some(entry) = self.entry.as_deref_mut() {
+            entry.failure.get_or_insert(failure);
+        }
+    }
+
+    /// Bytes of the client's body that have been read, and of the answer's that have been handed on.
+    pub fn carried(&mut self, received: u64, sent: u64) {
+        if let Some(entry) = self.entry.as_deref_mut() {
+            entry.body_received += received;
+            entry.body_sent += sent;
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.connection.activity.exchange_ended();
+        if let Some(entry) = self.entry.take() {
+            entry.write(&self.connection);
+        }
+    }
+}
+
+/// About as long as the head was on the wire: hyper does not tell.
+fn head_length(request: &Parts) -> u64 {
+    let target = request
+        .uri
+        .path_and_query()
+        .map_or(1, |target| target.as_str().len());
+    let line = request.method.as_str().len() + target + "  HTTP/1.1\r\n\r\n".len();
+    let fields: usize = request
+        .headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len())
+        .sum();
+    (line + fields) as u64
+}
+
+/// A response body on its way to the client, with the exchange that ends when it is dropped.
+#[derive(Debug)]
+pub struct ResponseBody {
+    content: Content,
+    /// Absent where a tunnel has taken it over.
+    exchange: Option<Exchange>,
+    pace: Option<Rc<StreamPace>>,
+    progress: Progress,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Running,
+    Complete,
+}
+
+/// What a response body is made of.
+#[derive(Debug)]
+enum Content {
+    Plain(PlainBody),
+    Compressed(Box<CompressedBody<PlainBody>>),
+}
+
+/// Why a response body broke off.
+#[derive(Debug)]
+pub enum BodyError {
+    /// The backend's did.
+    Backend(ExchangeError),
+    /// It could not be compressed.
+    Encoder,
+}
+
+impl std::fmt::Display for BodyError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Backend(error) => error.fmt(f),
+            Self::Encoder => f.write_str("the response body could not be compressed"),
+        }
+    }
+}
+
+impl std::error::Error for BodyError {}
+
+impl From<&BodyError> for Failure {
+    fn from(error: &BodyError) -> Self {
+        match error {
+            BodyError::Backend(error) => Self::from(error),
+            BodyError::Encoder => Self::EncoderFailed,
+        }
+    }
+}
+
+/// A response body as the backend sent it, or as lockgate made it.
+#[derive(Debug)]
+pub enum PlainBody {
+    /// All of it, until it has been handed on.
+    Whole(Bytes),
+    /// Still coming.
+    Streaming(Box<Download>),
+}
+
+impl Body for PlainBody {
+    type Data = Bytes;
+    type Error = ExchangeError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Streaming(download) => download.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Streaming(download) => download.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Streaming(download) => download.size_hint(),
+        }
+    }
+}
+
+impl ResponseBody {
+    /// A body whose end is the exchange's.
+    pub fn new(
+        body: PlainBody,
+        compression: Option<(Algorithm, &CompressionSettings)>,
+        exchange: Exchange,
+        pace: Option<Rc<StreamPace>>,
+    ) -> Self {
+        let content = match compression {
+            Some((algorithm, settings)) => {
+                Content::Compressed(Box::new(CompressedBody::new(body, algorithm, settings)))
+            }
+            None => Content::Plain(body),
+        };
+        Self {
+            content,
+            exchange: Some(exchange),
+            pace,
+            progress: Progress::Running,
+        }
+    }
+
+    /// The body of a 101: none, and the exchange goes on.
+    pub fn none() -> Self {
+        Self {
+            content: Content::Plain(PlainBody::Whole(Bytes::new())),
+            exchange: None,
+            pace: None,
+            progress: Progress::Complete,
+        }
+    }
+
+    fn note(&mut self, frame: Option<&mut Result<Frame<Bytes>, BodyError>>) {
+        let Some(exchange) = &mut self.exchange else {
+            return;
+        };
+        match frame {
+            Some(Ok(frame)) => {
+                exchange.carried(0, frame.data_ref().map_or(0, |data| data.len() as u64));
+                if let Some(trailers) = frame.trailers_mut() {
+                    hop_by_hop::clean_trailers(trailers);
+                }
+                if let Some(pace) = &self.pace {
+                    pace.handed_over();
+                }
+            }
+            Some(Err(error)) => {
+                exchange.failed(Failure::from(&*error));
+                self.progress = Progress::Complete;
+            }
+            None => self.progress = Progress::Complete,
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if let Some(pace) = &this.pace {
+            pace.asked();
+        }
+        let mut frame = match &mut this.content {
+            Content::Plain(body) => {
+                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(BodyError::Backend))
+            }
+            Content::Compressed(body) => {
+                ready!(Pin::new(body.as_mut()).poll_frame(cx)).map(|frame| {
+                    frame.map_err(|error| match error {
+                        CompressedBodyError::Body(error) => BodyError::Backend(error),
+                        CompressedBodyError::Encoder => BodyError::Encoder,
+                    })
+                })
+            }
+        };
+        this.note(frame.as_mut());
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Plain(body) => body.is_end_stream(),
+            Content::Compressed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Plain(body) => body.size_hint(),
+            Content::Compressed(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if self.progress == Progress::Running
+            && !self.is_end_stream()
+            && let Some(exchange) = &mut self.exchange
+        {
+            exchange.failed(Failure::ClientGone);
+        }
+    }
+}
+
+impl Entry {
+    /// Writes the line of an exchange that has ended.
+    fn write(&self, connection: &Connection) {
+        // A request that was never answered lost its client.
+        let failure = self
+            .failure
+            .or(self.status.is_none().then_some(Failure::ClientGone));
+        let upstream = self.upstream.as_ref();
+        let now = Instant::now();
+        let Listener { plan, name, .. } = &*self.view.listener;
+        connection.access_log().write(&Record {
+            time: self.time,
+            request: self.request(),
+            request_length: self.head_length + self.body_received,
+            status: self.status.unwrap_or_else(client_closed_request).as_u16(),
+            body_bytes_sent: self.body_sent,
+            cause: failure.map(Failure::cause),
+            server_group: Some(&self.view.live.group(plan.group).shared.name),
+            upstream_addr: upstream.map(|upstream| upstream.server.address()),
+            upstream_status: upstream
+                .and_then(|upstream| upstream.status)
+                .map(|status| status.as_u16()),
+            request_time: now - self.began,
+            upstream_response_time: upstream.map(|upstream| upstream.took),
+            read_request_time: self.answered.map(|answered| answered - self.began),
+            write_response_time: self.answered.map(|answered| now - answered),
+            ..blank(connection.client, name, plan.port, connection.tls.as_ref())
+        });
+    }
+
+    fn request(&self) -> RequestFacts<'_> {
+        let bytes = as_bytes;
+        let authority = self
+            .uri
+            .authority()
+            .map(|authority| authority.as_str().as_bytes());
+        RequestFacts {
+            version: Some(self.version),
+            method: Some(self.method.as_str().as_bytes()),
+            uri: self
+                .uri
+                .path_and_query()
+                .map(|target| target.as_str().as_bytes()),
+            host: authority.or(bytes(&self.host)),
+            http_host: bytes(&self.host),
+            referer: bytes(&self.referer),
+            user_agent: bytes(&self.user_agent),
+            x_forwarded_for: bytes(&self.forwarded_for),
+            x_real_ip: bytes(&self.real_ip),
+        }
+    }
+}
+
+fn as_bytes(value: &Option<HeaderValue>) -> Option<&[u8]> {
+    value.as_ref().map(HeaderValue::as_bytes)
+}
+
+/// A line that only says who was served where.
+fn blank<'a>(
+    client: ClientAddr,
+    listener: &'a str,
+    port: u16,
+    tls: Option<&'a TlsFacts>,
+) -> Record<'a> {
+    Record {
+        time: SystemTime::now(),
+        listener,
+        listener_port: port,
+        client_ip: client.ip(),
+        client_port: client.port(),
+        scheme: if tls.is_some() {
+            Scheme::Https
+        } else {
+            Scheme::Http
+        },
+        ssl_protocol: tls.map(|tls| tls.protocol),
+        ssl_cipher: tls.map(|tls| tls.cipher_suite),
+        server_name: tls.and_then(|tls| tls.server_name.as_deref()),
+        request: RequestFacts::default(),
+        request_length: 0,
+        status: 0,
+        body_bytes_sent: 0,
+        cause: None,
+        server_group: None,
+        upstream_addr: None,
+        upstream_status: None,
+        request_time: Duration::ZERO,
+        upstream_response_time: None,
+        read_request_time: None,
+        write_response_time: None,
+    }
+}
+
+/// Writes the line of a request that was answered before it was a request: malformed, too slow, or plain
+/// HTTP on a TLS port.
+pub fn log_refused(
+    client: ClientAddr,
+    listener: &Listener,
+    tls: Option<&TlsFacts>,
+    failure: Failure,
+    log: &AccessLogHandle,
+) {
+    if log.enabled() {
+        log.write(&Record {
+            status: failure.status().as_u16(),
+            cause: Some(failure.cause()),
+            ..blank(client, &listener.name, listener.plan.port, tls)
+        });
+    }
+}

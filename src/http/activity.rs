@@ -1,0 +1,152 @@
+//! What a client connection is doing right now, and since when: the one place its deadlines come from.
+//!
+//! Shared between the connection's loop, the stream adapter below hyper and the exchanges above it,
+//! all on one thread. Marks are cheap; judging them is left to the loop, when a timer fires.
+
+use std::cell::{Cell, RefCell};
+use std::task::{Context, Waker};
+
+use tokio::time::Instant;
+
+/// Where an HTTP/1 connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Between requests, no byte of the next one seen.
+    Idle {
+        /// Since when.
+        since: Instant,
+    },
+    /// A head has begun and is not whole.
+    Head {
+        /// When its first byte came.
+        since: Instant,
+    },
+    /// Requests are being answered.
+    Exchange,
+}
+
+/// Whether the connection should end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// It may go on.
+    No,
+    /// It ends after the exchanges in flight.
+    Graceful,
+    /// It ends now.
+    Now,
+}
+
+/// The state of one client connection.
+#[derive(Debug)]
+pub struct Activity {
+    phase: Cell<Phase>,
+    exchanges: Cell<usize>,
+    requests: Cell<u64>,
+    closing: Cell<Closing>,
+    /// A request was answered although its body was not read to the end.
+    unread_body: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Activity {
+    /// A connection that has just been made: idle from now on.
+    pub fn new() -> Self {
+        Self {
+            phase: Cell::new(Phase::Idle {
+                since: Instant::now(),
+            }),
+            exchanges: Cell::new(0),
+            requests: Cell::new(0),
+            closing: Cell::new(Closing::No),
+            unread_body: Cell::new(false),
+            waker: RefCell::new(None),
+        }
+    }
+
+    /// Where the connection stands.
+    pub fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// Requests begun so far.
+    pub fn requests(&self) -> u64 {
+        self.requests.get()
+    }
+
+    /// Exchanges in flight.
+    pub fn exchanges(&self) -> usize {
+        self.exchanges.get()
+    }
+
+    /// Bytes came from the client.
+    pub fn bytes_came(&self) {
+        match self.phase.get() {
+            Phase::Idle { .. } => self.phase.set(Phase::Head {
+                since: Instant::now(),
+            }),
+            Phase::Head { .. } | Phase::Exchange => {}
+        }
+    }
+
+    /// A head turned out to have begun earlier than was seen.
+    pub fn head_began(&self, since: Instant) {
+        self.phase.set(Phase::Head { since });
+    }
+
+    /// A whole head was read: an exchange begins.
+    pub fn exchange_began(&self) {
+        self.requests.set(self.requests.get() + 1);
+        self.exchanges.set(self.exchanges.get() + 1);
+        self.phase.set(Phase::Exchange);
+    }
+
+    /// An exchange ended, well or not.
+    pub fn exchange_ended(&self) {
+        let left = self.exchanges.get().saturating_sub(1);
+        self.exchanges.set(left);
+        if left == 0 {
+            self.phase.set(Phase::Idle {
+                since: Instant::now(),
+            });
+        }
+    }
+
+    /// An answer was given before the request's body was read: what the client still sends must be
+    /// drained before the connection is closed, or the answer is lost.
+    pub fn body_left_unread(&self) {
+        self.unread_body.set(true);
+    }
+
+    /// Whether [`Self::body_left_unread`] was called.
+    pub fn has_unread_body(&self) -> bool {
+        self.unread_body.get()
+    }
+
+    /// Whether the connection should end.
+    pub fn closing(&self) -> Closing {
+        self.closing.get()
+    }
+
+    /// Asks the connection to end, and wakes it.
+    pub fn close(&self, how: Closing) {
+        self.closing.set(how);
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Notes whom [`Self::close`] wakes.
+    pub fn register(&self, cx: &Context<'_>) {
+        let mut slot = self.waker.borrow_mut();
+        match slot.as_mut() {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => *slot = Some(cx.waker().clone()),
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The life of an HTTP/1 connection: one loop for every end that it can come to.
+//!
+//! hyper serves until it is done or a deadline passes; then the stream is taken back, and the
+//! connection is parked (idle, holding no buffers), becomes a tunnel, is told 408, or is closed. What
+//! a request is answered with is the handler's business, how a stream is closed `linger`'s.
+
+use std::convert::Infallible;
+use std::error::Error as StdError;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::Instant;
+
+use super::MAX_HEAD;
+use super::activity::{Activity, Closing, Phase};
+use super::io::HttpIo;
+use crate::config::plan::Timeouts;
+use crate::failure::Failure;
+use crate::stream::{ClientStream, Meter};
+use crate::timer::LazyTimer;
+
+/// How long a connection is idle before it gives its buffers back.
+const PARK_AFTER: Duration = Duration::from_millis(100);
+/// The most that hyper buffers of what a client sends ahead of its turn.
+const MAX_BUFFER: usize = 128 * 1024;
+
+/// A connection that has ended as HTTP/1.
+#[derive(Debug)]
+pub struct End {
+    /// Its stream.
+    pub stream: Box<ClientStream>,
+    /// Bytes that came after the last request.
+    pub early: Bytes,
+    /// Why it ended.
+    pub ending: Ending,
+}
+
+/// Why a connection has ended as HTTP/1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All has been said: the last answer was sent, the client left, or it was idle for too long.
+    Done,
+    /// An answer was cut off, or the client vanished.
+    Aborted,
+    /// hyper has answered a malformed head itself.
+    Refused(Failure),
+    /// A head was begun and not finished in time; nothing has been answered.
+    HeadTooSlow,
+    /// The client takes nothing any more.
+    Stalled,
+}
+
+/// Why hyper was stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// The connection is idle and gives its buffers back.
+    Park,
+    /// The connection was asked to end.
+    Closing,
+    /// A deadline has passed.
+    Deadline(Ending),
+}
+
+/// Serves requests on `stream` until it ends.
+pub async fn serve<H, F, B>(
+    mut stream: Box<ClientStream>,
+    activity: &Rc<Activity>,
+    timeouts: &Timeouts,
+    handle: H,
+) -> End
+where
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Result<Response<B>, Infallible>>,
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let mut early = Bytes::new();
+    let mut timer = LazyTimer::new();
+    loop {
+        let mut driver = Driver {
+            activity,
+            timeouts,
+            meter: Rc::clone(stream.meter()),
+            timer: &mut timer,
+            stop: None,
+        };
+        let io = TokioIo::new(HttpIo::new(stream, early, Rc::clone(activity)));
+        let service = service_fn(|request| {
+            activity.exchange_began();
+            handle(request)
+        });
+        // Boxed, so that a parked connection's task does not keep room for it.
+        let mut http = Box::new(builder().serve_connection(io, service));
+        let result = poll_fn(|cx| driver.poll(&mut http, cx)).await;
+        let stop = driver.stop;
+        let parts = http.into_parts();
+        let (taken_back, unread) = parts.io.into_inner().into_parts();
+        stream = taken_back;
+        early = join(parts.read_buf, unread);
+        let ending = ending(result, stop);
+        match (stop, ending, activity.phase()) {
+            (Some(Stop::Park), Ending::Done, Phase::Idle { since })
+                if activity.closing() == Closing::No =>
+            {
+                if early.is_empty() {
+                    match park(&mut stream, activity, since + timeouts.idle, &mut timer).await {
+                        Some(bytes) => early = bytes,
+                        None => {
+                            return End {
+                                stream,
+                                early,
+                                ending,
+                            };
+                        }
+                    }
+                } else {
+                    // Half a head came while the exchange before it was still running.
+                    activity.head_began(since);
+                }
+            }
+            (_, ending, _) => {
+                return End {
+                    stream,
+                    early,
+                    ending,
+                };
+            }
+        }
+    }
+}
+
+fn builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .header_read_timeout(None)
+        .title_case_headers(true)
+        .max_header_size(MAX_HEAD)
+        .max_buf_size(MAX_BUFFER);
+    builder
+}
+
+/// Polls hyper, and the deadlines that it knows nothing of.
+struct Driver<'a> {
+    activity: &'a Activity,
+    timeouts: &'a Timeouts,
+    meter: Rc<Meter>,
+    timer: &'a mut LazyTimer,
+    stop: Option<Stop>,
+}
+
+impl Driver<'_> {
+    /// Ready with hyper's result, or with `None` if the connection has to end without it.
+    fn poll<S, B>(
+        &mut self,
+        http: &mut http1::Connection<TokioIo<HttpIo>, S>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<()>>>
+    where
+        S: Service<Request<Incoming>, Response = Response<B>>,
+        S::Error: Into<Box<dyn StdError + Send + Sync>>,
+        B: Body<Data = Bytes> + 'static,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        self.activity.register(cx);
+        loop {
+            match self.activity.closing() {
+                Closing::No => {}
+                Closing::Now => return Poll::Ready(None),
+                // A client that was just let in gets its first answer.
+                Closing::Graceful if self.activity.requests() == 0 => {}
+                Closing::Graceful => self.shut_down(http, Stop::Closing),
+            }
+            if let Poll::Ready(result) = Pin::new(&mut *http).poll(cx) {
+                return Poll::Ready(Some(result));
+            }
+            match ready!(self.poll_deadline(cx)) {
+                Stop::Deadline(ending) => {
+                    self.stop = Some(Stop::Deadline(ending));
+                    return Poll::Ready(None);
+                }
+                stop @ (Stop::Park | Stop::Closing) => self.shut_down(http, stop),
+            }
+        }
+    }
+
+    /// Lets hyper come to an end after what it is doing.
+    fn shut_down<S, B>(&mut self, http: &mut http1::Connection<TokioIo<HttpIo>, S>, stop: Stop)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>>,
+        S::Error: Into<Box<dyn StdError + Send + Sync>>,
+        B: Body<Data = Bytes> + 'static,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        if self.stop != Some(stop) {
+            self.stop = Some(stop);
+            Pin::new(http).graceful_shutdown();
+        }
+    }
+
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
+        let stall = self.meter.write_blocked_since().map(|since| {
+            (
+                since + self.timeouts.request,
+                Stop::Deadline(Ending::Stalled),
+            )
+        });
+        let phase = match (self.activity.phase(), self.stop) {
+            (Phase::Idle { since }, None) => Some((since + PARK_AFTER, Stop::Park)),
+            (Phase::Head { since }, _) => Some((
+                since + self.timeouts.header,
+                Stop::Deadline(Ending::HeadTooSlow),
+            )),
+            (Phase::Idle { .. } | Phase::Exchange, _) => None,
+        };
+        let Some((deadline, stop)) = stall
+            .into_iter()
+            .chain(phase)
+            .min_by_key(|(deadline, _)| *deadline)
+        else {
+            return Poll::Pending;
+        };
+        self.timer.poll(deadline, cx).map(|()| stop)
+    }
+}
+
+/// Waits for the next request's first bytes without holding anything for it. `None`: the connection is over.
+async fn park(
+    stream: &mut ClientStream,
+    activity: &Activity,
+    deadline: Instant,
+    timer: &mut LazyTimer,
+) -> Option<Bytes> {
+    poll_fn(|cx| {
+        activity.register(cx);
+        if activity.closing() != Closing::No {
+            return Poll::Ready(None);
+        }
+        let mut bytes = [0; 512];
+        let mut read = ReadBuf::new(&mut bytes);
+        match Pin::new(&mut *stream).poll_read(cx, &mut read) {
+            Poll::Ready(Ok(())) if !read.filled().is_empty() => {
+                Poll::Ready(Some(Bytes::copy_from_slice(read.filled())))
+            }
+            Poll::Ready(_) => Poll::Ready(None),
+            Poll::Pending => timer.poll(deadline, cx).map(|()| None),
+        }
+    })
+    .await
+}
+
+/// What hyper had read, then what it had not.
+fn join(read: Bytes, unread: Bytes) -> Bytes {
+    match (read.is_empty(), unread.is_empty()) {
+        (true, _) => unread,
+        (false, true) => read,
+        (false, false) => [read, unread].concat().into(),
+    }
+}
+
+fn ending(result: Option<hyper::Result<()>>, stop: Option<Stop>) -> Ending {
+    match (result, stop) {
+        (None, Some(Stop::Deadline(ending))) => ending,
+        (None, _) => Ending::Aborted,
+        (Some(Ok(())), _) => Ending::Done,
+        (Some(Err(error)), _) if error.is_parse_too_large() => {
+            Ending::Refused(Failure::HeadTooLarge)
+        }
+        (Some(Err(error)), _) if error.is_parse() => Ending::Refused(Failure::RequestMalformed),
+        (Some(Err(_)), _) => Ending::Aborted,
+    }
+}

@@ -1,0 +1,212 @@
+//! The life of an HTTP/2 connection.
+//!
+//! hyper serves it; each stream is a task of its own. What hyper does not limit is limited here: a
+//! client that opens no stream (http2_idle_timeout), that never begins (header_timeout), that takes
+//! nothing from the socket, or that takes nothing on one stream (request_timeout): the last is found by
+//! the stream's own task, which is dropped, and that resets the stream.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::error::Error as StdError;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+
+use super::MAX_HEAD;
+use super::activity::{Activity, Closing, Phase};
+use crate::config::plan::Timeouts;
+use crate::stream::ClientStream;
+use crate::timer::LazyTimer;
+
+/// Streams that a client may have open at once.
+const MAX_STREAMS: u32 = 128;
+/// Bytes that a client may send ahead on one stream.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// Bytes that a client may send ahead on a connection.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes buffered for one stream that the client does not take.
+const SEND_BUFFER: usize = 64 * 1024;
+/// How long a connection may take to end once it was told to and has no stream left.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Runs a stream's task on this thread.
+pub type Spawn = fn(Pin<Box<dyn Future<Output = ()>>>);
+
+/// The pace of one stream's client, noted by its response body.
+#[derive(Debug, Default)]
+pub struct StreamPace {
+    waiting_since: Cell<Option<Instant>>,
+}
+
+impl StreamPace {
+    /// A piece of the body was handed over.
+    pub fn handed_over(&self) {
+        self.waiting_since.set(Some(Instant::now()));
+    }
+
+    /// The next piece is asked for: the client has made room.
+    pub fn asked(&self) {
+        self.waiting_since.set(None);
+    }
+}
+
+/// Why a connection has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It was closed by either side, as the protocol asks for, or was idle for too long.
+    Done,
+    /// The protocol was broken, or the client vanished.
+    Broken,
+    /// The client takes nothing any more.
+    Stalled,
+}
+
+/// Serves requests on `stream` until it ends; `spawn` runs a stream's task.
+pub async fn serve<H, F, B>(
+    stream: Box<ClientStream>,
+    activity: &Rc<Activity>,
+    timeouts: &Timeouts,
+    handle: H,
+    spawn: Spawn,
+) -> Ending
+where
+    H: Fn(Request<Incoming>, Rc<StreamPace>) -> F,
+    F: Future<Output = Result<Response<B>, Infallible>> + 'static,
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let meter = Rc::clone(stream.meter());
+    let received_before = meter.received();
+    let fresh: Rc<RefCell<Option<Rc<StreamPace>>>> = Rc::default();
+    let tasks = Tasks {
+        spawn,
+        fresh: Rc::clone(&fresh),
+        limit: timeouts.request,
+    };
+    let service = service_fn(|request| {
+        activity.exchange_began();
+        let pace = Rc::<StreamPace>::default();
+        *fresh.borrow_mut() = Some(Rc::clone(&pace));
+        handle(request, pace)
+    });
+    let mut http = Box::pin(builder(tasks).serve_connection(TokioIo::new(stream), service));
+    let mut timer = LazyTimer::new();
+    let mut told_at: Option<Instant> = None;
+    poll_fn(|cx| {
+        activity.register(cx);
+        loop {
+            match activity.closing() {
+                Closing::No => {}
+                Closing::Now => return Poll::Ready(Ending::Broken),
+                Closing::Graceful if told_at.is_none() => {
+                    told_at = Some(Instant::now());
+                    http.as_mut().graceful_shutdown();
+                }
+                Closing::Graceful => {}
+            }
+            if let Poll::Ready(result) = http.as_mut().poll(cx) {
+                return Poll::Ready(if result.is_ok() {
+                    Ending::Done
+                } else {
+                    Ending::Broken
+                });
+            }
+            let stall = meter
+                .write_blocked_since()
+                .map(|since| (since + timeouts.request, Ending::Stalled));
+            let idle = match (activity.phase(), told_at) {
+                (Phase::Exchange, _) => None,
+                (Phase::Idle { since } | Phase::Head { since }, Some(told)) => {
+                    Some((since.max(told) + FAREWELL, Ending::Broken))
+                }
+                (Phase::Idle { since } | Phase::Head { since }, None)
+                    if meter.received() == received_before =>
+                {
+                    Some((since + timeouts.header, Ending::Done))
+                }
+                (Phase::Idle { since } | Phase::Head { since }, None) => {
+                    Some((since + timeouts.http2_idle, Ending::Done))
+                }
+            };
+            let Some((deadline, ending)) = stall.into_iter().chain(idle).min_by_key(|(at, _)| *at)
+            else {
+                return Poll::Pending;
+            };
+            ready!(timer.poll(deadline, cx));
+            match ending {
+                // Too long idle: a GOAWAY, and a moment for the client to see it.
+                Ending::Done => activity.close(Closing::Graceful),
+                Ending::Broken | Ending::Stalled => return Poll::Ready(ending),
+            }
+        }
+    })
+    .await
+}
+
+fn builder(tasks: Tasks) -> http2::Builder<Tasks> {
+    let mut builder = http2::Builder::new(tasks);
+    builder
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+        .keep_alive_interval(None);
+    builder
+}
+
+/// Runs the tasks of a connection's streams, each under its stall limit.
+#[derive(Clone)]
+struct Tasks {
+    spawn: Spawn,
+    /// The pace of the stream whose task comes next: hyper calls the service, then runs the task.
+    fresh: Rc<RefCell<Option<Rc<StreamPace>>>>,
+    limit: Duration,
+}
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        (self.spawn)(Box::pin(StreamTask {
+            task: Box::pin(task),
+            pace: self.fresh.borrow_mut().take(),
+            limit: self.limit,
+            timer: LazyTimer::new(),
+        }));
+    }
+}
+
+/// A stream's task: done when hyper's is, or when its client has not taken what it was given for `limit`.
+struct StreamTask<F> {
+    /// Boxed by itself: as part of an async block it would take its room twice.
+    task: Pin<Box<F>>,
+    pace: Option<Rc<StreamPace>>,
+    limit: Duration,
+    timer: LazyTimer,
+}
+
+impl<F: Future<Output = ()>> Future for StreamTask<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        if this.task.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        match this.pace.as_ref().and_then(|pace| pace.waiting_since.get()) {
+            Some(since) => this.timer.poll(since + this.limit, cx),
+            None => Poll::Pending,
+        }
+    }
+}

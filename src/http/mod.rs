@@ -1,0 +1,14 @@
+//! The room of the client's protocol: how connections live and end as HTTP/1 and HTTP/2, which
+//! requests are well formed, and the answers that lockgate makes itself.
+
+pub mod activity;
+pub mod http1;
+pub mod http2;
+mod io;
+pub mod linger;
+pub mod reply;
+pub mod request;
+pub mod tunnel;
+
+/// The largest request head, in bytes (alb.md decision 18): more is answered 431.
+pub const MAX_HEAD: usize = 64 * 1024;

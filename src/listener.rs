@@ -1,0 +1,155 @@
+//! Everything one listener needs while it runs, and what a worker serves it from.
+//!
+//! A `Listener` belongs to a generation and is shared by all workers. `Live` is one worker's view of
+//! the whole generation, with its own connections to backends; `Current` is the one to use now.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use rustls::ServerConfig;
+
+use crate::backend::group::{Group, SharedGroup};
+use crate::config::plan::{GroupId, ListenAddress, ListenerPlan, ListenerProtocol};
+use crate::transform::forwarded::{ForwardedHeaders, Proto};
+
+/// What makes a listener the same one across reloads: where it listens, and for what protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerKey {
+    address: ListenAddress,
+    port: u16,
+    proto: Proto,
+}
+
+impl ListenerKey {
+    /// The key of a planned listener.
+    pub fn of(plan: &ListenerPlan) -> Self {
+        Self {
+            address: plan.address,
+            port: plan.port,
+            proto: match plan.protocol {
+                ListenerProtocol::Http => Proto::Http,
+                ListenerProtocol::Https(_) => Proto::Https,
+            },
+        }
+    }
+
+    /// The protocol that its clients speak.
+    pub fn proto(&self) -> Proto {
+        self.proto
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+/// A listener.
+#[derive(Debug)]
+pub struct Listener {
+    /// What it is across reloads.
+    pub key: ListenerKey,
+    /// What it was meant to be.
+    pub plan: ListenerPlan,
+    /// Its name.
+    pub name: Arc<str>,
+    /// What its requests are given on their way.
+    pub forwarded: ForwardedHeaders,
+    /// How its connections are secured, if they are.
+    pub tls: Option<Arc<ServerConfig>>,
+}
+
+impl Listener {
+    /// A listener as planned, secured by `tls`.
+    pub fn new(
+        plan: ListenerPlan,
+        slb_id: HeaderValue,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> Arc<Self> {
+        let key = ListenerKey::of(&plan);
+        Arc::new(Self {
+            key,
+            name: plan.name.as_str().into(),
+            forwarded: ForwardedHeaders::new(plan.headers, key.proto, plan.port, slb_id),
+            plan,
+            tls,
+        })
+    }
+}
+
+/// A generation, as one worker serves it.
+#[derive(Debug)]
+pub struct Live {
+    /// Its listeners.
+    pub listeners: Vec<Arc<Listener>>,
+    groups: Vec<Rc<Group>>,
+}
+
+impl Live {
+    /// A worker's view of these listeners and groups; what `previous` has of the same groups is carried over.
+    pub fn new(
+        listeners: Vec<Arc<Listener>>,
+        groups: &[Arc<SharedGroup>],
+        worker: usize,
+        previous: Option<&Self>,
+    ) -> Rc<Self> {
+        let groups = groups
+            .iter()
+            .map(|shared| {
+                let same = previous.and_then(|live| live.group_named(&shared.name));
+                Rc::new(Group::new(Arc::clone(shared), worker, same))
+            })
+            .collect();
+        Rc::new(Self { listeners, groups })
+    }
+
+    /// The listener that a key stands for, unless it is gone.
+    pub fn listener(&self, key: ListenerKey) -> Option<&Arc<Listener>> {
+        self.listeners.iter().find(|listener| listener.key == key)
+    }
+
+    /// A group of this generation's plan.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "ids are indices into this plan's groups, kept in its order"
+    )]
+    pub fn group(&self, id: GroupId) -> &Rc<Group> {
+        &self.groups[id.0]
+    }
+
+    /// The group of that name.
+    pub fn group_named(&self, name: &str) -> Option<&Group> {
+        self.groups
+            .iter()
+            .find(|group| &*group.shared.name == name)
+            .map(Rc::as_ref)
+    }
+
+    /// All groups.
+    pub fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.groups.iter().map(Rc::as_ref)
+    }
+}
+
+/// What a worker serves from at this moment.
+#[derive(Debug)]
+pub struct Current(RefCell<Rc<Live>>);
+
+impl Current {
+    /// Begins with `live`.
+    pub fn new(live: Rc<Live>) -> Self {
+        Self(RefCell::new(live))
+    }
+
+    /// What to serve from.
+    pub fn get(&self) -> Rc<Live> {
+        Rc::clone(&self.0.borrow())
+    }
+
+    /// From now on, everything new is served from `live`.
+    pub fn set(&self, live: Rc<Live>) {
+        *self.0.borrow_mut() = live;
+    }
+}

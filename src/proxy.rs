@@ -1,0 +1,303 @@
+//! One request, from top to bottom.
+//!
+//! Read aloud, this is the product: a request is judged, cleaned and told who its client is; a backend
+//! answers it; the answer is cleaned, perhaps compressed, and sent. Every failure on the way becomes an
+//! answer of ours by the one table in `failure`.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::rc::Rc;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, UPGRADE};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
+
+use crate::backend::http1::download::AnswerBody;
+use crate::backend::http1::request::{BackendVersion, BodyFraming};
+use crate::backend::http1::response::ResponseHead;
+use crate::backend::http1::upload::Expectation;
+use crate::backend::pool;
+use crate::backend::send::{Answer, Outgoing, Trace, send};
+use crate::config::plan::{Algorithm, CompressionPlan, CompressionSettings};
+use crate::connection::{Connection, Tunnel, View};
+use crate::exchange::{Exchange, PlainBody, ResponseBody};
+use crate::failure::Failure;
+use crate::http::http2::StreamPace;
+use crate::http::reply::{Afterwards, reply};
+use crate::http::request::{self, Continue, Host, MAX_BODY};
+use crate::transform::compression::negotiate::{self, Accepted, Decision};
+use crate::transform::hop_by_hop;
+
+/// Answers a request.
+pub async fn handle(
+    request: Request<Incoming>,
+    connection: Rc<Connection>,
+    pace: Option<Rc<StreamPace>>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let (mut parts, body) = request.into_parts();
+    let view = connection.view();
+    let mut exchange = Exchange::begin(&connection, &view, &parts);
+    let unread = !body.is_end_stream();
+    let asked = Asked::of(&parts, &view);
+    Ok(
+        match forward(&mut parts, body, &connection, &view, &mut exchange).await {
+            Ok(Answer::Response(head, body)) => {
+                let mut response = respond(head, body, &parts, asked.upgrade, &connection);
+                let compression = compress(&mut response, &asked, &view);
+                exchange.answered(response.status());
+                response.map(|body| ResponseBody::new(body, compression, exchange, pace))
+            }
+            Ok(Answer::Switched(head, backend)) => {
+                exchange.answered(head.status);
+                switch(head, backend, &connection, &view, exchange)
+            }
+            Err(failure) => {
+                exchange.failed(failure);
+                exchange.answered(failure.status());
+                refuse(failure, &parts, unread, &connection)
+                    .map(|body| ResponseBody::new(body, None, exchange, pace))
+            }
+        },
+    )
+}
+
+/// What a request asked for in fields that are cleaned away before the answer comes.
+struct Asked {
+    upgrade: Upgrade,
+    encodings: Option<Accepted>,
+}
+
+/// Whether a request asked for another protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Upgrade {
+    Asked,
+    NotAsked,
+}
+
+impl Asked {
+    fn of(request: &Parts, view: &View) -> Self {
+        let upgrade = match hop_by_hop::upgrade(&request.headers) {
+            Some(_) => Upgrade::Asked,
+            None => Upgrade::NotAsked,
+        };
+        let encodings = match &view.listener.plan.compression {
+            CompressionPlan::Off => None,
+            CompressionPlan::On(_) => Some(Accepted::new(
+                &request.method,
+                request.version,
+                &request.headers,
+            )),
+        };
+        Self { upgrade, encodings }
+    }
+}
+
+/// Judges and prepares a request, and sends it to the listener's group.
+async fn forward(
+    parts: &mut Parts,
+    body: Incoming,
+    connection: &Connection,
+    view: &View,
+    exchange: &mut Exchange,
+) -> Result<Answer, Failure> {
+    let host = request::check(parts)?;
+    let expectation = request::expects_continue(parts.version, &mut parts.headers)?;
+    let upgrade = websocket(parts, &body)?;
+    let framing = framing(parts, &body);
+    hop_by_hop::clean_request(&mut parts.headers);
+    if let CompressionPlan::On(_) = &view.listener.plan.compression {
+        negotiate::restore_validators(&mut parts.headers);
+    }
+    let received = host.as_ref().map(|host| &host.received);
+    let listener = &view.listener;
+    listener
+        .forwarded
+        .apply(&mut parts.headers, received, &connection.values);
+
+    let outgoing = Outgoing {
+        method: &parts.method,
+        target: &target(&parts.uri),
+        host: host.as_ref().map(|Host { canonical, .. }| canonical),
+        version: match parts.version {
+            Version::HTTP_10 => BackendVersion::Http10,
+            _ => BackendVersion::Http11,
+        },
+        headers: &parts.headers,
+        upgrade: upgrade.as_ref(),
+        framing,
+        expectation: match expectation {
+            Continue::Yes => Expectation::Continue,
+            Continue::No => Expectation::None,
+        },
+        body_limit: MAX_BODY,
+        timeout: listener.plan.timeouts.request,
+    };
+    let mut trace = Trace::begin();
+    let answer = send(
+        &outgoing,
+        body,
+        view.live.group(listener.plan.group),
+        &mut trace,
+    )
+    .await;
+    exchange.asked(&trace, answer.as_ref().ok().map(Answer::status));
+    answer.map_err(|error| {
+        tracing::debug!(server = ?trace.server.as_ref().map(|s| s.address()), %error, "a request failed");
+        Failure::from(&error)
+    })
+}
+
+/// The WebSocket protocol, if an HTTP/1.1 request asks for it. Other protocols are not tunnelled: an
+/// unknown tunnel is a way around everything that is judged here.
+fn websocket(parts: &Parts, body: &Incoming) -> Result<Option<HeaderValue>, Failure> {
+    if parts.version != Version::HTTP_11 {
+        return Ok(None);
+    }
+    match hop_by_hop::upgrade(&parts.headers) {
+        Some(protocol) if protocol.as_bytes().eq_ignore_ascii_case(b"websocket") => {
+            if body.is_end_stream() {
+                Ok(Some(protocol.clone()))
+            } else {
+                Err(Failure::RequestMalformed)
+            }
+        }
+        Some(_) | None => Ok(None),
+    }
+}
+
+fn framing(parts: &Parts, body: &Incoming) -> BodyFraming {
+    match (body.is_end_stream(), body.size_hint().exact()) {
+        (true, _) if parts.headers.contains_key(CONTENT_LENGTH) => BodyFraming::Length(0),
+        (true, _) => BodyFraming::None,
+        (false, Some(length)) => BodyFraming::Length(length),
+        (false, None) => BodyFraming::Chunked,
+    }
+}
+
+/// Path and query as received; an absolute target may have an empty path, which stands for `/`.
+fn target(uri: &Uri) -> Cow<'_, [u8]> {
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    if target.starts_with('?') {
+        Cow::Owned(format!("/{target}").into_bytes())
+    } else {
+        Cow::Borrowed(target.as_bytes())
+    }
+}
+
+/// The response to the client, from a backend's answer.
+fn respond(
+    head: ResponseHead,
+    body: AnswerBody,
+    request: &Parts,
+    upgrade: Upgrade,
+    connection: &Connection,
+) -> Response<PlainBody> {
+    let is_early = matches!(&body, AnswerBody::Streaming(download) if download.is_early());
+    let mut response = Response::new(match body {
+        AnswerBody::Whole(bytes) => PlainBody::Whole(bytes),
+        AnswerBody::Streaming(download) => PlainBody::Streaming(download),
+    });
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    if let Some(reason) = head
+        .reason
+        .and_then(|reason| ReasonPhrase::try_from(reason).ok())
+    {
+        response.extensions_mut().insert(reason);
+    }
+    hop_by_hop::clean_response(response.headers_mut());
+    // Bytes sent after an upgrade that was refused must not be taken for the next request (attacks.md row 10).
+    if request.version != Version::HTTP_2 && (is_early || upgrade == Upgrade::Asked) {
+        connection.activity.body_left_unread();
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Decides whether the answer is compressed, and makes its fields say so.
+fn compress<'a>(
+    response: &mut Response<PlainBody>,
+    asked: &Asked,
+    view: &'a View,
+) -> Option<(Algorithm, &'a CompressionSettings)> {
+    let (CompressionPlan::On(settings), Some(encodings)) =
+        (&view.listener.plan.compression, asked.encodings)
+    else {
+        return None;
+    };
+    let length = response.body().size_hint().exact();
+    let decision = Decision::new(
+        encodings,
+        response.status(),
+        response.headers(),
+        length,
+        settings,
+    );
+    decision.apply(response.headers_mut());
+    match decision {
+        Decision::Compress(algorithm) => Some((algorithm, settings)),
+        Decision::Pass | Decision::PassButVary => None,
+    }
+}
+
+/// Answers 101 and leaves the backend's side for when the client's stream is free.
+fn switch(
+    head: ResponseHead,
+    mut backend: Box<pool::Connection>,
+    connection: &Connection,
+    view: &View,
+    exchange: Exchange,
+) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::none());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let protocol = head.headers.get(UPGRADE).cloned();
+    *response.headers_mut() = head.headers;
+    hop_by_hop::clean_response(response.headers_mut());
+    response
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    if let Some(protocol) = protocol {
+        response.headers_mut().insert(UPGRADE, protocol);
+    }
+    let early = backend.read.split().freeze();
+    let group = view
+        .live
+        .group(view.listener.plan.group)
+        .shared
+        .name
+        .clone();
+    connection.leave_tunnel(Tunnel {
+        backend,
+        early,
+        exchange,
+        group,
+    });
+    response
+}
+
+/// The answer of ours to a request that failed.
+fn refuse(
+    failure: Failure,
+    request: &Parts,
+    unread: bool,
+    connection: &Connection,
+) -> Response<PlainBody> {
+    let afterwards = match request.version {
+        Version::HTTP_2 => Afterwards::Keep,
+        _ if unread => Afterwards::Close,
+        _ => Afterwards::of(failure),
+    };
+    if afterwards == Afterwards::Close {
+        connection.activity.body_left_unread();
+    }
+    let response = reply(failure, afterwards);
+    if request.version == Version::HTTP_2 && request.method == Method::HEAD {
+        return response.map(|_| PlainBody::Whole(bytes::Bytes::new()));
+    }
+    response.map(PlainBody::Whole)
+}

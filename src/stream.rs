@@ -1,0 +1,347 @@
+//! The client's byte stream: the metered TCP transport, and TLS over it.
+//!
+//! The transport reads ahead (rustls asks for 4 KiB at a time) into a buffer that its thread lends it
+//! only while it holds bytes, tells plain HTTP from TLS by the first byte, and notes when the client
+//! last took or gave a byte, so that others can judge who is slow.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::server::TlsStream;
+
+/// Bytes read from a socket at once.
+const READ_AHEAD: usize = 32 * 1024;
+/// Read-ahead buffers a thread keeps for the next reader.
+const SPARE_BUFFERS: usize = 32;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What a transport knows about its client's pace.
+#[derive(Debug, Default)]
+pub struct Meter {
+    blocked: Cell<Option<Instant>>,
+    received: Cell<u64>,
+    sent: Cell<u64>,
+}
+
+impl Meter {
+    /// Since when the client has taken nothing although there is something to send.
+    pub fn write_blocked_since(&self) -> Option<Instant> {
+        self.blocked.get()
+    }
+
+    /// Bytes read from the socket so far.
+    pub fn received(&self) -> u64 {
+        self.received.get()
+    }
+
+    /// Bytes written to the socket so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.get()
+    }
+
+    fn wrote(&self, poll: &Poll<io::Result<usize>>) {
+        match poll {
+            Poll::Ready(Ok(n)) => {
+                self.sent.set(self.sent.get() + *n as u64);
+                self.blocked.set(None);
+            }
+            Poll::Ready(Err(_)) => self.blocked.set(None),
+            Poll::Pending => {
+                if self.blocked.get().is_none() {
+                    self.blocked.set(Some(Instant::now()));
+                }
+            }
+        }
+    }
+}
+
+/// What the first byte of a connection to a TLS port must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expect {
+    /// A TLS record; a letter means that the client speaks plain HTTP.
+    TlsRecord,
+    /// Anything.
+    Anything,
+}
+
+/// How the transport ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// The socket is closed as a whole by dropping it.
+    Drop,
+    /// The sending half is closed, the receiving half stays.
+    HalfClose,
+}
+
+/// A client's TCP connection.
+#[derive(Debug)]
+pub struct Transport {
+    tcp: TcpStream,
+    ahead: Vec<u8>,
+    position: usize,
+    filled: usize,
+    expect: Expect,
+    ending: Ending,
+    meter: Rc<Meter>,
+}
+
+impl Transport {
+    /// A transport that carries whatever comes.
+    pub fn plain(tcp: TcpStream) -> Self {
+        Self::new(tcp, Expect::Anything)
+    }
+
+    /// A transport for TLS: reading from it fails with [`PlainHttp`] if the client speaks plain HTTP.
+    pub fn for_tls(tcp: TcpStream) -> Self {
+        Self::new(tcp, Expect::TlsRecord)
+    }
+
+    fn new(tcp: TcpStream, expect: Expect) -> Self {
+        Self {
+            tcp,
+            ahead: Vec::new(),
+            position: 0,
+            filled: 0,
+            expect,
+            ending: Ending::Drop,
+            meter: Rc::default(),
+        }
+    }
+
+    /// The client's pace.
+    pub fn meter(&self) -> &Rc<Meter> {
+        &self.meter
+    }
+
+    /// From here on a shutdown closes the sending half only: the client may still be sending, and
+    /// closing the socket under its feet would reset it before it reads the answer.
+    pub fn half_close_on_shutdown(&mut self) {
+        self.ending = Ending::HalfClose;
+    }
+
+    /// Hands out what has been read ahead; an empty buffer goes back to the thread.
+    fn take_ahead(&mut self, buf: &mut ReadBuf<'_>) {
+        if let Some(bytes) = self.ahead.get(self.position..self.filled) {
+            let n = bytes.len().min(buf.remaining());
+            if let Some(bytes) = bytes.get(..n) {
+                buf.put_slice(bytes);
+            }
+            self.position += n;
+        }
+        if self.position == self.filled {
+            self.position = 0;
+            self.filled = 0;
+            let buffer = std::mem::take(&mut self.ahead);
+            if buffer.capacity() > 0 {
+                SPARE.with_borrow_mut(|spare| {
+                    if spare.len() < SPARE_BUFFERS {
+                        spare.push(buffer);
+                    }
+                });
+            }
+        }
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // No buffer is taken before there is something to read: idle connections hold none.
+        ready!(self.tcp.poll_read_ready(cx))?;
+        let mut buffer = SPARE
+            .with_borrow_mut(Vec::pop)
+            .unwrap_or_else(|| vec![0; READ_AHEAD]);
+        let mut read = ReadBuf::new(&mut buffer);
+        let poll = Pin::new(&mut self.tcp).poll_read(cx, &mut read);
+        let filled = read.filled().len();
+        self.ahead = buffer;
+        self.position = 0;
+        self.filled = filled;
+        if filled == 0 {
+            self.take_ahead(&mut ReadBuf::new(&mut []));
+        }
+        self.meter
+            .received
+            .set(self.meter.received.get() + filled as u64);
+        poll
+    }
+}
+
+impl Drop for Transport {
+    fn drop(&mut self) {
+        self.position = self.filled;
+        self.take_ahead(&mut ReadBuf::new(&mut []));
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.filled == 0 {
+            ready!(this.poll_fill(cx))?;
+            if this.expect == Expect::TlsRecord
+                && let Some(first) = this.ahead.get(..this.filled).and_then(<[u8]>::first)
+            {
+                if first.is_ascii_alphabetic() {
+                    return Poll::Ready(Err(io::Error::other(PlainHttp)));
+                }
+                this.expect = Expect::Anything;
+            }
+        }
+        this.take_ahead(buf);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.tcp).poll_write(cx, buf);
+        self.meter.wrote(&poll);
+        poll
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        // For a single slice, writev(2) costs more than send(2).
+        let mut full = bufs.iter().filter(|buf| !buf.is_empty());
+        let poll = match (full.next(), full.next()) {
+            (Some(only), None) => Pin::new(&mut self.tcp).poll_write(cx, only),
+            (None, _) | (Some(_), Some(_)) => Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs),
+        };
+        self.meter.wrote(&poll);
+        poll
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.ending {
+            Ending::Drop => Poll::Ready(Ok(())),
+            Ending::HalfClose => Pin::new(&mut self.tcp).poll_shutdown(cx),
+        }
+    }
+}
+
+/// The client spoke plain HTTP to a TLS port.
+#[derive(Debug)]
+pub struct PlainHttp;
+
+impl PlainHttp {
+    /// Whether this is what an error was made of.
+    pub fn is(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|e| e.is::<Self>())
+    }
+}
+
+impl std::fmt::Display for PlainHttp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("plain HTTP was sent to a TLS port")
+    }
+}
+
+impl std::error::Error for PlainHttp {}
+
+/// What the HTTP layer talks to: a transport, with or without TLS.
+#[derive(Debug)]
+pub enum ClientStream {
+    /// Plain TCP.
+    Plain(Transport),
+    /// TLS over TCP.
+    Tls(TlsStream<Transport>),
+}
+
+impl ClientStream {
+    /// The TCP transport below.
+    pub fn transport_mut(&mut self) -> &mut Transport {
+        match self {
+            Self::Plain(transport) => transport,
+            Self::Tls(tls) => tls.get_mut().0,
+        }
+    }
+
+    /// The client's pace.
+    pub fn meter(&self) -> &Rc<Meter> {
+        match self {
+            Self::Plain(transport) => transport.meter(),
+            Self::Tls(tls) => tls.get_ref().0.meter(),
+        }
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

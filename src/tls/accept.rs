@@ -1,0 +1,70 @@
+//! The server's side of a handshake.
+//!
+//! The ClientHello is read first, so that a failure can be told with the name that was asked for. On
+//! failure the stream is given back: where plain HTTP came, an answer can still be sent on it.
+
+use std::io;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::server::Acceptor;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::TlsFacts;
+
+/// A handshake that did not succeed.
+#[derive(Debug)]
+pub struct HandshakeError<S> {
+    /// The stream, where it can be given back.
+    pub stream: Option<S>,
+    /// What went wrong.
+    pub error: io::Error,
+    /// The name that the client asked for (SNI), if it came that far.
+    pub server_name: Option<Box<str>>,
+}
+
+/// Shakes hands over `stream`.
+pub async fn handshake<S>(
+    stream: S,
+    config: &Arc<ServerConfig>,
+) -> Result<(TlsStream<S>, TlsFacts), HandshakeError<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
+    let hello = match (&mut acceptor).await {
+        Ok(hello) => hello,
+        Err(error) => {
+            return Err(HandshakeError {
+                stream: acceptor.take_io(),
+                error,
+                server_name: None,
+            });
+        }
+    };
+    let server_name: Option<Box<str>> = hello.client_hello().server_name().map(Box::from);
+    let accept = hello.into_stream(Arc::clone(config)).into_fallible();
+    let stream = match accept.await {
+        Ok(stream) => stream,
+        Err((error, stream)) => {
+            return Err(HandshakeError {
+                stream: Some(stream),
+                error,
+                server_name,
+            });
+        }
+    };
+    match TlsFacts::of(stream.get_ref().1) {
+        Some(facts) => Ok((stream, facts)),
+        None => {
+            let error = io::Error::other("the handshake agreed on nothing that is known");
+            Err(HandshakeError {
+                stream: None,
+                error,
+                server_name,
+            })
+        }
+    }
+}

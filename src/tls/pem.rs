@@ -1,0 +1,684 @@
+//! Certificate chains and private keys from PEM files (alb.md section 5.1): the one file that knows
+//! which PEM reader is used.
+//!
+//! The reader passes over sections it does not know, so the BEGIN and END lines are looked at first:
+//! what cannot be used is refused by name, and nothing is dropped silently. A file that holds both
+//! chain and key may be given for either.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// The largest file that is read: hundreds of chains.
+pub const MAX_FILE_SIZE: u64 = 1024 * 1024;
+
+/// Reads a certificate chain, leaf first.
+pub fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    read(path)
+        .and_then(|text| parse_chain(&text))
+        .map_err(|fault| PemError::new(path, fault))
+}
+
+/// Reads a private key in PKCS#8, PKCS#1 or SEC1 form.
+pub fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
+    read(path)
+        .and_then(|text| parse_key(&text))
+        .map_err(|fault| PemError::new(path, fault))
+}
+
+/// The certificates of a PEM text, in its order; there is at least one.
+pub fn parse_chain(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemFault> {
+    let sections = sections(text)?;
+    for section in &sections {
+        if let Section::Useless(label) = section {
+            return Err(refusal(label, Wanted::Chain));
+        }
+    }
+    let holds_key = sections.contains(&Section::Key) || sections.contains(&Section::EncryptedKey);
+    match sections.contains(&Section::Certificate) {
+        true if sections.contains(&Section::EncryptedKey) => Err(PemFault::Encrypted),
+        true => Ok(certificates(items(text)?)),
+        false if holds_key => Err(PemFault::OtherHalf(Wanted::Chain)),
+        false => Err(PemFault::Missing(Wanted::Chain)),
+    }
+}
+
+/// The one private key of a PEM text.
+pub fn parse_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, PemFault> {
+    let sections = sections(text)?;
+    for section in &sections {
+        match section {
+            Section::EncryptedKey => return Err(PemFault::Encrypted),
+            Section::Useless(label) => return Err(refusal(label, Wanted::Key)),
+            Section::Certificate | Section::Key | Section::CurveParameters => {}
+        }
+    }
+    let mut keys = items(text)?.into_iter().filter_map(|item| match item {
+        Item::Key(key) => Some(key),
+        Item::Certificate(_) => None,
+    });
+    match (keys.next(), keys.next()) {
+        (Some(key), None) => Ok(key),
+        (Some(_), Some(_)) => Err(PemFault::SeveralKeys),
+        (None, _) if sections.contains(&Section::Certificate) => {
+            Err(PemFault::OtherHalf(Wanted::Key))
+        }
+        (None, _) => Err(PemFault::Missing(Wanted::Key)),
+    }
+}
+
+/// What a file was opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The certificates.
+    Chain,
+    /// The private key.
+    Key,
+}
+
+/// A PEM file that cannot be used.
+#[derive(Debug)]
+pub struct PemError {
+    path: PathBuf,
+    fault: PemFault,
+}
+
+impl PemError {
+    fn new(path: &Path, fault: PemFault) -> Self {
+        Self {
+            path: path.to_owned(),
+            fault,
+        }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is wrong with it.
+    pub fn fault(&self) -> &PemFault {
+        &self.fault
+    }
+
+    /// What the user can do about it.
+    pub fn help(&self) -> &'static str {
+        self.fault.help()
+    }
+}
+
+impl fmt::Display for PemError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` {}", self.path.display(), self.fault)
+    }
+}
+
+impl std::error::Error for PemError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.fault {
+            PemFault::Unreadable(cause) => Some(cause),
+            PemFault::NotAFile(_)
+            | PemFault::TooLarge
+            | PemFault::Empty
+            | PemFault::Der
+            | PemFault::NoPem
+            | PemFault::Malformed(_)
+            | PemFault::DhParameters
+            | PemFault::Encrypted
+            | PemFault::WrongSection { .. }
+            | PemFault::OtherHalf(_)
+            | PemFault::Missing(_)
+            | PemFault::SeveralKeys => None,
+        }
+    }
+}
+
+/// Why a PEM file cannot be used; the text continues a sentence that begins with the file's name.
+#[derive(Debug)]
+pub enum PemFault {
+    /// The system does not let us.
+    Unreadable(io::Error),
+    /// A directory, a FIFO, a device.
+    NotAFile(&'static str),
+    /// More than [`MAX_FILE_SIZE`].
+    TooLarge,
+    /// No byte in it, or only white space.
+    Empty,
+    /// Binary ASN.1: DER, or PKCS#12.
+    Der,
+    /// No BEGIN line.
+    NoPem,
+    /// PEM that breaks off or does not decode.
+    Malformed(String),
+    /// Diffie-Hellman parameters (S1).
+    DhParameters,
+    /// A key that needs a pass phrase.
+    Encrypted,
+    /// A section of a kind that does not belong here.
+    WrongSection {
+        /// What stands after BEGIN.
+        label: String,
+        /// What the file was opened for.
+        wanted: Wanted,
+    },
+    /// A key file where a chain is wanted, or the reverse.
+    OtherHalf(Wanted),
+    /// Neither a key nor a certificate.
+    Missing(Wanted),
+    /// More than one key.
+    SeveralKeys,
+}
+
+impl PemFault {
+    /// What the user can do about it.
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::Unreadable(_) => {
+                "the file must exist and be readable by the user that lockgate runs as"
+            }
+            Self::NotAFile(_) => "name a regular file, or a link to one",
+            Self::TooLarge => {
+                "a certificate file holds one chain and is read up to 1 MiB; is this the right file?"
+            }
+            Self::Empty | Self::NoPem => {
+                "a PEM file has lines such as `-----BEGIN CERTIFICATE-----`"
+            }
+            Self::Der => {
+                "convert it to PEM: `openssl x509 -inform DER -in FILE` for a certificate, \
+                 `openssl pkey -inform DER -in FILE` for a key, `openssl pkcs12 -in FILE -nodes` for PKCS#12"
+            }
+            Self::Malformed(_) => {
+                "was the file cut short, or were files joined without a line break between them?"
+            }
+            Self::DhParameters => {
+                "remove the DH PARAMETERS section: ECDHE is used for key exchange and needs none"
+            }
+            Self::Encrypted => {
+                "decrypt it with `openssl pkey -in FILE -out NEW_FILE` and keep the new file mode 0600"
+            }
+            Self::WrongSection { label, .. } => wrong_section_help(label),
+            Self::OtherHalf(Wanted::Chain) => {
+                "`cert` names the certificate chain and `key` the key; are they swapped?"
+            }
+            Self::OtherHalf(Wanted::Key) => {
+                "`key` names the private key and `cert` the chain; are they swapped?"
+            }
+            Self::Missing(Wanted::Chain) => {
+                "a certificate follows a `-----BEGIN CERTIFICATE-----` line"
+            }
+            Self::Missing(Wanted::Key) => {
+                "the key follows a `-----BEGIN PRIVATE KEY-----` line (or RSA PRIVATE KEY, EC PRIVATE KEY)"
+            }
+            Self::SeveralKeys => "leave the one key that belongs to the chain's first certificate",
+        }
+    }
+}
+
+impl fmt::Display for PemFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(cause) => write!(f, "cannot be read: {}", os_reason(cause)),
+            Self::NotAFile(kind) => write!(f, "is {kind}, not a file"),
+            Self::TooLarge => write!(f, "is larger than {} KiB", MAX_FILE_SIZE / 1024),
+            Self::Empty => f.write_str("is empty"),
+            Self::Der => f.write_str("is binary (DER or PKCS#12), not PEM"),
+            Self::NoPem => f.write_str("holds no PEM section"),
+            Self::Malformed(what) => write!(f, "is damaged: {what}"),
+            Self::DhParameters => f.write_str("holds `DH PARAMETERS`, which are not supported"),
+            Self::Encrypted => f.write_str("holds an encrypted key"),
+            Self::WrongSection {
+                label,
+                wanted: Wanted::Chain,
+            } => {
+                write!(
+                    f,
+                    "holds a `{label}` section where only certificates are expected"
+                )
+            }
+            Self::WrongSection {
+                label,
+                wanted: Wanted::Key,
+            } => {
+                write!(
+                    f,
+                    "holds a `{label}` section where a private key is expected"
+                )
+            }
+            Self::OtherHalf(Wanted::Chain) => {
+                f.write_str("holds a private key, but no certificate")
+            }
+            Self::OtherHalf(Wanted::Key) => f.write_str("holds certificates, but no private key"),
+            Self::Missing(Wanted::Chain) => f.write_str("holds no certificate"),
+            Self::Missing(Wanted::Key) => f.write_str("holds no private key"),
+            Self::SeveralKeys => f.write_str("holds more than one private key"),
+        }
+    }
+}
+
+/// A section by what can be done with it.
+#[derive(Debug, PartialEq)]
+enum Section {
+    Certificate,
+    Key,
+    EncryptedKey,
+    /// `EC PARAMETERS`, which openssl writes before an EC key: the key repeats them.
+    CurveParameters,
+    /// Everything else, by its label.
+    Useless(String),
+}
+
+enum Item {
+    Certificate(CertificateDer<'static>),
+    Key(PrivateKeyDer<'static>),
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, PemFault> {
+    // Asked before opening: opening a FIFO would wait for a writer.
+    let kind = fs::metadata(path)
+        .map_err(PemFault::Unreadable)?
+        .file_type();
+    if !kind.is_file() {
+        return Err(PemFault::NotAFile(if kind.is_dir() {
+            "a directory"
+        } else {
+            "a device, pipe or socket"
+        }));
+    }
+    let mut text = Vec::new();
+    let file = File::open(path).map_err(PemFault::Unreadable)?;
+    file.take(MAX_FILE_SIZE + 1)
+        .read_to_end(&mut text)
+        .map_err(PemFault::Unreadable)?;
+    if text.len() as u64 > MAX_FILE_SIZE {
+        Err(PemFault::TooLarge)
+    } else {
+        Ok(text)
+    }
+}
+
+/// The sections of a text, whole and well separated; at least one.
+fn sections(text: &[u8]) -> Result<Vec<Section>, PemFault> {
+    let text = without_byte_order_mark(text);
+    if text.iter().all(u8::is_ascii_whitespace) {
+        return Err(PemFault::Empty);
+    }
+    let mut sections = Vec::new();
+    let mut open: Option<String> = None;
+    for line in text
+        .split(|&byte| byte == b'\n' || byte == b'\r')
+        .map(<[u8]>::trim_ascii_end)
+    {
+        if line.starts_with(BEGIN) {
+            if let Some(label) = open {
+                return Err(unended(&label));
+            }
+            let label = label(line, BEGIN)?;
+            sections.push(Section::new(&label));
+            open = Some(label);
+        } else if line.starts_with(END) {
+            let label = label(line, END)?;
+            if open.take().as_ref() != Some(&label) {
+                return Err(PemFault::Malformed(format!(
+                    "`END {label}` ends no section"
+                )));
+            }
+        } else if line.windows(BEGIN.len()).any(|window| window == BEGIN) {
+            return Err(PemFault::Malformed(
+                "a BEGIN line does not begin its line".into(),
+            ));
+        } else if line.starts_with(b"Proc-Type:") && line.ends_with(b"ENCRYPTED") {
+            sections.pop();
+            sections.push(Section::EncryptedKey);
+        }
+    }
+    if let Some(label) = open {
+        return Err(unended(&label));
+    }
+    if sections.is_empty() {
+        return Err(if text.first() == Some(&ASN1_SEQUENCE) {
+            PemFault::Der
+        } else {
+            PemFault::NoPem
+        });
+    }
+    if sections.contains(&Section::Useless("DH PARAMETERS".into())) {
+        return Err(PemFault::DhParameters);
+    }
+    Ok(sections)
+}
+
+impl Section {
+    fn new(label: &str) -> Self {
+        match label {
+            "CERTIFICATE" => Self::Certificate,
+            "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" => Self::Key,
+            "ENCRYPTED PRIVATE KEY" => Self::EncryptedKey,
+            "EC PARAMETERS" => Self::CurveParameters,
+            "X9.42 DH PARAMETERS" => Self::Useless("DH PARAMETERS".into()),
+            other => Self::Useless(other.into()),
+        }
+    }
+}
+
+/// What stands between `marker` and the five dashes that must end the line.
+fn label(line: &[u8], marker: &[u8]) -> Result<String, PemFault> {
+    let label = line
+        .strip_prefix(marker)
+        .and_then(|rest| rest.strip_suffix(b"-----"));
+    match label.map(|label| String::from_utf8_lossy(label).into_owned()) {
+        Some(label) if !label.contains("-----") => Ok(label),
+        Some(_) => Err(PemFault::Malformed("two sections meet on one line".into())),
+        None => Err(PemFault::Malformed(format!(
+            "`{}` does not end in five dashes",
+            String::from_utf8_lossy(line)
+        ))),
+    }
+}
+
+fn unended(label: &str) -> PemFault {
+    PemFault::Malformed(format!("a `{label}` section has no end"))
+}
+
+fn refusal(label: &str, wanted: Wanted) -> PemFault {
+    PemFault::WrongSection {
+        label: label.to_owned(),
+        wanted,
+    }
+}
+
+fn wrong_section_help(label: &str) -> &'static str {
+    match label {
+        "PUBLIC KEY" | "RSA PUBLIC KEY" => {
+            "a public key is of no use here; the private key was made together with it"
+        }
+        "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => {
+            "this is the request; use the certificate that the authority answered with"
+        }
+        "PKCS7" | "CMS" => "convert it with `openssl pkcs7 -print_certs -in FILE`",
+        "TRUSTED CERTIFICATE" | "X509 CERTIFICATE" => "convert it with `openssl x509 -in FILE`",
+        "X509 CRL" => "a revocation list does not belong into a chain; remove the section",
+        "DSA PRIVATE KEY" => "DSA is no longer part of TLS; use an ECDSA or RSA key",
+        "OPENSSH PRIVATE KEY" => "this is an SSH key; make a TLS key with `openssl genpkey`",
+        _ => {
+            "`CERTIFICATE` sections make a chain; `PRIVATE KEY`, `RSA PRIVATE KEY` or `EC PRIVATE KEY` is a key"
+        }
+    }
+}
+
+/// Decodes the sections that can be used.
+fn items(text: &[u8]) -> Result<Vec<Item>, PemFault> {
+    let mut items = Vec::new();
+    let mut rest = without_byte_order_mark(text);
+    while let Some((item, after)) =
+        rustls_pemfile::read_one_from_slice(rest).map_err(|error| decode_fault(&error))?
+    {
+        rest = after;
+        items.extend(match item {
+            rustls_pemfile::Item::X509Certificate(certificate) => {
+                Some(Item::Certificate(certificate))
+            }
+            rustls_pemfile::Item::Pkcs1Key(key) => Some(Item::Key(key.into())),
+            rustls_pemfile::Item::Pkcs8Key(key) => Some(Item::Key(key.into())),
+            rustls_pemfile::Item::Sec1Key(key) => Some(Item::Key(key.into())),
+            rustls_pemfile::Item::SubjectPublicKeyInfo(_)
+            | rustls_pemfile::Item::Crl(_)
+            | rustls_pemfile::Item::Csr(_)
+            | _ => None,
+        });
+    }
+    Ok(items)
+}
+
+fn certificates(items: Vec<Item>) -> Vec<CertificateDer<'static>> {
+    items
+        .into_iter()
+        .filter_map(|item| match item {
+            Item::Certificate(certificate) => Some(certificate),
+            Item::Key(_) => None,
+        })
+        .collect()
+}
+
+fn decode_fault(error: &rustls_pemfile::Error) -> PemFault {
+    PemFault::Malformed(match error {
+        rustls_pemfile::Error::MissingSectionEnd { end_marker } => {
+            format!(
+                "a `{}` section has no end",
+                String::from_utf8_lossy(end_marker)
+            )
+        }
+        rustls_pemfile::Error::IllegalSectionStart { line } => {
+            format!(
+                "`{}` is no section's beginning",
+                String::from_utf8_lossy(line).trim_end()
+            )
+        }
+        rustls_pemfile::Error::Base64Decode(_) => "a section is not valid base64".into(),
+    })
+}
+
+/// Windows editors write one.
+fn without_byte_order_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text)
+}
+
+/// The system's words, without the number that Rust appends, in lower case.
+fn os_reason(cause: &io::Error) -> String {
+    let text = cause.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut characters = text.chars();
+    characters
+        .next()
+        .map(|first| first.to_ascii_lowercase())
+        .into_iter()
+        .chain(characters)
+        .collect()
+}
+
+const BEGIN: &[u8] = b"-----BEGIN ";
+const END: &[u8] = b"-----END ";
+
+/// The first byte of every DER certificate, key and PKCS#12 file.
+const ASN1_SEQUENCE: u8 = 0x30;
+
+#[cfg(test)]
+mod tests {
+    use rcgen::KeyPair;
+
+    use super::*;
+
+    fn section(label: &str) -> String {
+        format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n")
+    }
+
+    fn certificate_pem() -> String {
+        let key = KeyPair::generate().unwrap();
+        rcgen::CertificateParams::new(vec!["a.example.com".into()])
+            .unwrap()
+            .self_signed(&key)
+            .unwrap()
+            .pem()
+    }
+
+    fn key_pem() -> String {
+        KeyPair::generate().unwrap().serialize_pem()
+    }
+
+    /// Checks what is said of a text that is given as a chain, and as a key; nothing where it is taken.
+    fn check(text: &str, as_chain: &str, as_key: &str) {
+        let message =
+            |fault: Option<PemFault>| fault.map(|fault| fault.to_string()).unwrap_or_default();
+        assert_eq!(
+            message(parse_chain(text.as_bytes()).err()),
+            as_chain,
+            "{text}"
+        );
+        assert_eq!(message(parse_key(text.as_bytes()).err()), as_key, "{text}");
+    }
+
+    #[test]
+    fn texts_that_are_no_whole_pem_are_refused() {
+        let certificate = certificate_pem();
+        let cut = &certificate[..certificate.len() / 2];
+        let joined = format!("{}{certificate}", certificate.trim_end());
+        let indented = format!(
+            "{certificate}{}",
+            certificate.replace("-----BEGIN", "  -----BEGIN")
+        );
+        let wrong_end = section("CERTIFICATE").replace("END CERTIFICATE", "END PRIVATE KEY");
+        for (text, refusal) in [
+            ("", "is empty"),
+            (" \r\n\n", "is empty"),
+            ("hello", "holds no PEM section"),
+            (cut, "is damaged: a `CERTIFICATE` section has no end"),
+            (
+                &format!("{cut}\n{certificate}"),
+                "is damaged: a `CERTIFICATE` section has no end",
+            ),
+            (&joined, "is damaged: two sections meet on one line"),
+            (
+                &indented,
+                "is damaged: a BEGIN line does not begin its line",
+            ),
+            (&wrong_end, "is damaged: `END PRIVATE KEY` ends no section"),
+            (
+                "-----BEGIN CERTIFICATE---\n",
+                "is damaged: `-----BEGIN CERTIFICATE---` does not end in five dashes",
+            ),
+            (
+                &format!("{certificate}{}", section("DH PARAMETERS")),
+                "holds `DH PARAMETERS`, which are not supported",
+            ),
+        ] {
+            check(text, refusal, refusal);
+        }
+        check(
+            &certificate.replace("MII", "M!I"),
+            "is damaged: a section is not valid base64",
+            "is damaged: a section is not valid base64",
+        );
+        let der = KeyPair::generate().unwrap().serialize_der();
+        assert_eq!(
+            parse_key(&der).unwrap_err().to_string(),
+            "is binary (DER or PKCS#12), not PEM"
+        );
+    }
+
+    #[test]
+    fn sections_of_the_wrong_kind_are_refused() {
+        let (certificate, key) = (certificate_pem(), key_pem());
+        let encrypted = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+        let no_certificate = "holds a private key, but no certificate";
+        for (text, as_chain, as_key) in [
+            (&key, no_certificate, ""),
+            (&certificate, "", "holds certificates, but no private key"),
+            (
+                &format!("{key}{}", key_pem()),
+                no_certificate,
+                "holds more than one private key",
+            ),
+            (
+                &section("EC PARAMETERS"),
+                "holds no certificate",
+                "holds no private key",
+            ),
+            (
+                &section("ENCRYPTED PRIVATE KEY"),
+                no_certificate,
+                "holds an encrypted key",
+            ),
+            (
+                &encrypted.to_owned(),
+                no_certificate,
+                "holds an encrypted key",
+            ),
+            (
+                &format!("{certificate}{encrypted}"),
+                "holds an encrypted key",
+                "holds an encrypted key",
+            ),
+        ] {
+            check(text, as_chain, as_key);
+        }
+        for label in [
+            "PUBLIC KEY",
+            "CERTIFICATE REQUEST",
+            "PKCS7",
+            "X509 CRL",
+            "TRUSTED CERTIFICATE",
+            "OTHER",
+        ] {
+            check(
+                &format!("{certificate}{}", section(label)),
+                &format!("holds a `{label}` section where only certificates are expected"),
+                &format!("holds a `{label}` section where a private key is expected"),
+            );
+        }
+    }
+
+    #[test]
+    fn chains_keep_their_order_and_line_ends_do_not_matter() {
+        let (first, second) = (certificate_pem(), certificate_pem());
+        let chain = parse_chain(format!("{first}{second}").as_bytes()).unwrap();
+        assert_eq!(chain.len(), 2);
+        assert_eq!(chain[..1], parse_chain(first.as_bytes()).unwrap());
+        let windows = format!(
+            "\u{feff}{}",
+            format!("{first}\n{second}").replace('\n', "\r\n")
+        );
+        assert_eq!(parse_chain(windows.as_bytes()).unwrap(), chain);
+        let without_last_newline = format!("subject=CN = a\n{first}{}", second.trim_end());
+        assert_eq!(parse_chain(without_last_newline.as_bytes()).unwrap(), chain);
+    }
+
+    #[test]
+    fn curve_parameters_and_a_chain_may_stand_beside_the_key() {
+        let (certificate, key) = (certificate_pem(), key_pem());
+        let both = format!("{}{key}{certificate}", section("EC PARAMETERS"));
+        assert_eq!(
+            parse_key(both.as_bytes()).unwrap(),
+            parse_key(key.as_bytes()).unwrap()
+        );
+        assert_eq!(
+            parse_chain(both.as_bytes()).unwrap(),
+            parse_chain(certificate.as_bytes()).unwrap()
+        );
+    }
+
+    #[test]
+    fn only_regular_files_of_sane_size_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing.pem");
+        assert_eq!(
+            read_chain(&missing).unwrap_err().to_string(),
+            format!(
+                "`{}` cannot be read: no such file or directory",
+                missing.display()
+            )
+        );
+        let error = read_key(folder.path()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("`{}` is a directory, not a file", folder.path().display())
+        );
+        assert_eq!(
+            read_key(Path::new("/dev/null"))
+                .unwrap_err()
+                .fault()
+                .to_string(),
+            "is a device, pipe or socket, not a file"
+        );
+        let large = folder.path().join("large.pem");
+        fs::write(&large, "-".repeat(1024 * 1024 + 1)).unwrap();
+        assert_eq!(
+            read_chain(&large).unwrap_err().fault().to_string(),
+            "is larger than 1024 KiB"
+        );
+        let good = folder.path().join("good.pem");
+        fs::write(&good, certificate_pem()).unwrap();
+        assert_eq!(read_chain(&good).unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,250 @@
+//! For the tests of this room: certificates, and handshakes in memory with a client of any ability.
+
+use std::sync::Arc;
+
+use rcgen::{CertificateParams, KeyPair};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ClientConfig, ClientConnection};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::{ServerConfig, ServerConnection};
+use rustls::{AlertDescription, CipherSuite, DigitallySignedStruct, NamedGroup, SignatureScheme};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+
+use super::certificate::ServedCertificate;
+
+/// A kind of key to make.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Key {
+    P256,
+    P384,
+    Rsa,
+}
+
+/// A certificate that signed itself.
+pub(crate) fn certificate(key: Key, names: &[&str]) -> Arc<ServedCertificate> {
+    expiring(key, names, 2035)
+}
+
+/// A certificate valid until the first day of a year.
+pub(crate) fn expiring(key: Key, names: &[&str], year: i32) -> Arc<ServedCertificate> {
+    let algorithm = match key {
+        Key::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
+        Key::P384 => &rcgen::PKCS_ECDSA_P384_SHA384,
+        Key::Rsa => &rcgen::PKCS_RSA_SHA256,
+    };
+    let key = KeyPair::generate_for(algorithm).unwrap();
+    let mut params =
+        CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
+    params.not_after = rcgen::date_time_ymd(year, 1, 1);
+    let chain = vec![params.self_signed(&key).unwrap().der().clone()];
+    Arc::new(
+        ServedCertificate::new(chain, PrivateKeyDer::Pkcs8(key.serialize_der().into())).unwrap(),
+    )
+}
+
+/// What a client asks for and can do.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    name: Option<String>,
+    suites: Vec<CipherSuite>,
+    schemes: Vec<SignatureScheme>,
+    groups: Vec<NamedGroup>,
+    alpn: Vec<Vec<u8>>,
+}
+
+impl Client {
+    /// A client that can do all that rustls can, and asks for `www.example.com`.
+    pub(crate) fn new() -> Self {
+        let provider = aws_lc_rs::default_provider();
+        Self {
+            name: Some("www.example.com".into()),
+            suites: provider
+                .cipher_suites
+                .iter()
+                .map(|suite| suite.suite())
+                .collect(),
+            schemes: provider
+                .signature_verification_algorithms
+                .supported_schemes(),
+            groups: provider
+                .kx_groups
+                .iter()
+                .map(|group| group.name())
+                .collect(),
+            alpn: Vec::new(),
+        }
+    }
+
+    pub(crate) fn name(mut self, name: &str) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    pub(crate) fn without_name(mut self) -> Self {
+        self.name = None;
+        self
+    }
+
+    pub(crate) fn suites(mut self, suites: &[CipherSuite]) -> Self {
+        self.suites = suites.to_vec();
+        self
+    }
+
+    pub(crate) fn schemes(mut self, schemes: &[SignatureScheme]) -> Self {
+        self.schemes = schemes.to_vec();
+        self
+    }
+
+    pub(crate) fn groups(mut self, groups: &[NamedGroup]) -> Self {
+        self.groups = groups.to_vec();
+        self
+    }
+
+    pub(crate) fn alpn(mut self, protocols: &[&str]) -> Self {
+        self.alpn = protocols
+            .iter()
+            .map(|protocol| protocol.as_bytes().to_vec())
+            .collect();
+        self
+    }
+
+    pub(crate) fn configured(&self) -> Arc<ClientConfig> {
+        let all = aws_lc_rs::default_provider();
+        let provider = CryptoProvider {
+            cipher_suites: self
+                .suites
+                .iter()
+                .filter_map(|id| {
+                    aws_lc_rs::ALL_CIPHER_SUITES
+                        .iter()
+                        .find(|suite| suite.suite() == *id)
+                })
+                .copied()
+                .collect(),
+            kx_groups: self
+                .groups
+                .iter()
+                .filter_map(|id| all.kx_groups.iter().find(|group| group.name() == *id))
+                .copied()
+                .collect(),
+            ..all
+        };
+        let versions: Vec<_> = rustls::ALL_VERSIONS
+            .iter()
+            .copied()
+            .filter(|version| {
+                provider
+                    .cipher_suites
+                    .iter()
+                    .any(|suite| suite.version() == *version)
+            })
+            .collect();
+        let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&versions)
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Trusting(self.schemes.clone())))
+            .with_no_client_auth();
+        config.alpn_protocols = self.alpn.clone();
+        config.enable_sni = self.name.is_some();
+        Arc::new(config)
+    }
+}
+
+/// Both ends after a handshake.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) client: ClientConnection,
+    pub(crate) server: ServerConnection,
+}
+
+/// Why there was no handshake.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    /// What the client was told.
+    pub(crate) alert: Option<AlertDescription>,
+}
+
+/// Lets a client shake hands with a server.
+pub(crate) fn handshake(server: &Arc<ServerConfig>, client: &Client) -> Result<Finished, Refused> {
+    handshake_with(
+        server,
+        &client.configured(),
+        client.name.as_deref().unwrap_or("www.example.com"),
+    )
+}
+
+/// Lets a configured client shake hands with a server.
+pub(crate) fn handshake_with(
+    server: &Arc<ServerConfig>,
+    client: &Arc<ClientConfig>,
+    name: &str,
+) -> Result<Finished, Refused> {
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let mut client = ClientConnection::new(Arc::clone(client), name).unwrap();
+    let mut server = ServerConnection::new(Arc::clone(server)).unwrap();
+    while client.is_handshaking()
+        || server.is_handshaking()
+        || client.wants_write()
+        || server.wants_write()
+    {
+        let mut wire = Vec::new();
+        client.write_tls(&mut wire).unwrap();
+        server.read_tls(&mut wire.as_slice()).unwrap();
+        // A refusal shows at the client, as the alert that the server has sent.
+        let _ = server.process_new_packets();
+        let mut wire = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut wire).unwrap();
+        }
+        client.read_tls(&mut wire.as_slice()).unwrap();
+        if let Err(error) = client.process_new_packets() {
+            let rustls::Error::AlertReceived(alert) = error else {
+                return Err(Refused { alert: None });
+            };
+            return Err(Refused { alert: Some(alert) });
+        }
+    }
+    Ok(Finished { client, server })
+}
+
+/// Believes every certificate, but knows only some signatures.
+#[derive(Debug)]
+struct Trusting(Vec<SignatureScheme>);
+
+impl ServerCertVerifier for Trusting {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.clone()
+    }
+}
