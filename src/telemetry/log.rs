@@ -33,7 +33,7 @@ pub fn init(plan: &LogPlan) -> Result<LogControl, LogError> {
 }
 
 /// Changes the log while the process runs.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct LogControl {
     level: reload::Handle<EnvFilter, Registry>,
     json: Arc<AtomicBool>,
@@ -67,22 +67,14 @@ pub enum LogError {
 impl fmt::Display for LogError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Level { level, .. } => write!(f, "`{level}` is not a log level"),
-            Self::Taken(_) => f.write_str("the log is already set up"),
-            Self::Reload(_) => f.write_str("the log level cannot be changed"),
+            Self::Level { level, source } => write!(f, "`{level}` is not a log level: {source}"),
+            Self::Taken(source) => write!(f, "the log is already set up: {source}"),
+            Self::Reload(source) => write!(f, "the log level cannot be changed: {source}"),
         }
     }
 }
 
-impl std::error::Error for LogError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Level { source, .. } => Some(source),
-            Self::Taken(source) => Some(source),
-            Self::Reload(source) => Some(source),
-        }
-    }
-}
+impl std::error::Error for LogError {}
 
 /// Formats each event in the format of the moment.
 ///

@@ -29,6 +29,7 @@ use crate::config::plan::{AccessLogPlan, LogFormat, LogTarget};
 /// The access log of the process; belongs to the thread that reloads.
 ///
 /// Dropping it without [`AccessLog::shutdown`] leaves the writer thread to finish on its own.
+#[derive(Debug)]
 pub struct AccessLog {
     shared: Arc<Shared>,
     queue: Sender<Message>,
@@ -113,6 +114,7 @@ impl AccessLog {
 }
 
 /// A configured access log whose target is open: what can fail has been done.
+#[derive(Debug)]
 pub struct OpenedAccessLog {
     plan: AccessLogPlan,
     target: Target,
@@ -129,6 +131,7 @@ impl OpenedAccessLog {
 }
 
 /// One worker's way to the access log; used by one thread.
+#[derive(Debug)]
 pub struct AccessLogHandle {
     shared: Arc<Shared>,
     queue: Sender<Message>,
@@ -233,22 +236,26 @@ pub enum AccessLogError {
 impl fmt::Display for AccessLogError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Open { path, .. } => write!(f, "cannot open the access log `{}`", path.display()),
-            Self::Stdout(_) => f.write_str("cannot write the access log to standard output"),
-            Self::Thread(_) => f.write_str("cannot start the access log's thread"),
+            Self::Open { path, source } => {
+                write!(
+                    f,
+                    "cannot open the access log `{}`: {source}",
+                    path.display()
+                )
+            }
+            Self::Stdout(source) => write!(
+                f,
+                "cannot write the access log to standard output: {source}"
+            ),
+            Self::Thread(source) => write!(f, "cannot start the access log's thread: {source}"),
         }
     }
 }
 
-impl std::error::Error for AccessLogError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Open { source, .. } | Self::Stdout(source) | Self::Thread(source) => Some(source),
-        }
-    }
-}
+impl std::error::Error for AccessLogError {}
 
 /// What workers and the reloading thread see of each other.
+#[derive(Debug)]
 struct Shared {
     mode: AtomicU8,
     /// Batches on their way to the writer.
@@ -279,7 +286,7 @@ impl Shared {
 }
 
 /// What becomes of a record.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Mode {
     Off = 0,
@@ -298,6 +305,7 @@ impl Mode {
 }
 
 /// Lost lines, told of once a second at most.
+#[derive(Debug)]
 struct Losses {
     total: AtomicU64,
     told: AtomicU64,
@@ -348,6 +356,7 @@ impl Losses {
 }
 
 /// What the writer is told, in order.
+#[derive(Debug)]
 enum Message {
     Lines(Batch),
     Switch(Target),
@@ -355,6 +364,7 @@ enum Message {
 }
 
 /// Whole lines of one worker, and where the empty buffer goes back to.
+#[derive(Debug)]
 struct Batch {
     bytes: Vec<u8>,
     lines: u64,
@@ -372,6 +382,7 @@ impl Batch {
 }
 
 /// An open target; `None` takes everything and keeps nothing.
+#[derive(Debug)]
 struct Target(Option<File>);
 
 impl Target {
@@ -634,10 +645,11 @@ mod tests {
         let moved = folder.path().join("moved");
         std::fs::rename(&inner, &moved).unwrap();
         let refused = log.reopen().unwrap_err();
-        assert_eq!(
-            refused.to_string(),
-            format!("cannot open the access log `{}`", path.display())
+        let message = format!(
+            "cannot open the access log `{}`: No such file",
+            path.display()
         );
+        assert!(refused.to_string().starts_with(&message), "{refused}");
         line("/still", &log.handle());
         log.shutdown(PATIENCE);
         assert_eq!(uris(&moved.join("access.log")), ["/still"]);
