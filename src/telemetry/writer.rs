@@ -142,12 +142,6 @@ pub struct AccessLogHandle {
     spare: Receiver<Vec<u8>>,
 }
 
-impl fmt::Debug for AccessLogHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AccessLogHandle").finish_non_exhaustive()
-    }
-}
-
 impl AccessLogHandle {
     /// Whether lines go anywhere: where not, a caller need not gather a record's facts.
     pub fn enabled(&self) -> bool {
