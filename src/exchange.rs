@@ -20,11 +20,16 @@ use crate::addr::ClientAddr;
 use crate::backend::http1::download::Download;
 use crate::backend::http1::exchange::ExchangeError;
 use crate::backend::send::Trace;
+use crate::backend::server::Server;
+use crate::config::plan::{Algorithm, CompressionSettings};
 use crate::connection::{Connection, View};
 use crate::failure::{Failure, client_closed_request};
 use crate::http::http2::StreamPace;
 use crate::listener::Listener;
+use crate::telemetry::access_log::{Record, RequestFacts, Scheme};
+use crate::telemetry::writer::AccessLogHandle;
 use crate::tls::TlsFacts;
+use crate::transform::compression::body::{CompressedBody, CompressedBodyError};
 use crate::transform::hop_by_hop;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -64,7 +69,7 @@ struct Entry {
 /// What the log will say of the backend.
 #[derive(Debug)]
 struct Upstream {
-    address: Arc<crate::backend::server::Server>,
+    server: Arc<Server>,
     status: Option<StatusCode>,
     took: Duration,
 }
@@ -72,7 +77,7 @@ struct Upstream {
 impl Exchange {
     /// Begins with a request whose head has been read.
     pub fn begin(connection: &Rc<Connection>, view: &View, request: &Parts) -> Self {
-        let entry = connection.access_log().is_enabled().then(|| {
+        let entry = connection.access_log().enabled().then(|| {
             let field = |name: HeaderName| request.headers.get(name).cloned();
             Box::new(Entry {
                 view: view.clone(),
@@ -104,8 +109,9 @@ impl Exchange {
     /// Which backend was asked, whether or not it answered.
     pub fn asked(&mut self, trace: &Trace, status: Option<StatusCode>) {
         if let (Some(entry), Some(server)) = (self.entry.as_deref_mut(), &trace.server) {
+            entry.body_received += trace.received;
             entry.upstream = Some(Upstream {
-                address: Arc::clone(server),
+                server: Arc::clone(server),
                 status,
                 took: trace.began.elapsed(),
             });
@@ -163,7 +169,7 @@ fn head_length(request: &Parts) -> u64 {
 /// A response body on its way to the client, with the exchange that ends when it is dropped.
 #[derive(Debug)]
 pub struct ResponseBody {
-    content: PlainBody,
+    content: Content,
     /// Absent where a tunnel has taken it over.
     exchange: Option<Exchange>,
     pace: Option<Rc<StreamPace>>,
@@ -174,6 +180,42 @@ pub struct ResponseBody {
 enum Progress {
     Running,
     Complete,
+}
+
+/// What a response body is made of.
+#[derive(Debug)]
+enum Content {
+    Plain(PlainBody),
+    Compressed(Box<CompressedBody<PlainBody>>),
+}
+
+/// Why a response body broke off.
+#[derive(Debug)]
+pub enum BodyError {
+    /// The backend's did.
+    Backend(ExchangeError),
+    /// It could not be compressed.
+    Encoder,
+}
+
+impl std::fmt::Display for BodyError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Backend(error) => error.fmt(f),
+            Self::Encoder => f.write_str("the response body could not be compressed"),
+        }
+    }
+}
+
+impl std::error::Error for BodyError {}
+
+impl From<&BodyError> for Failure {
+    fn from(error: &BodyError) -> Self {
+        match error {
+            BodyError::Backend(error) => Self::from(error),
+            BodyError::Encoder => Self::EncoderFailed,
+        }
+    }
 }
 
 /// A response body as the backend sent it, or as lockgate made it.
@@ -217,7 +259,18 @@ impl Body for PlainBody {
 
 impl ResponseBody {
     /// A body whose end is the exchange's.
-    pub fn new(content: PlainBody, exchange: Exchange, pace: Option<Rc<StreamPace>>) -> Self {
+    pub fn new(
+        body: PlainBody,
+        compression: Option<(Algorithm, &CompressionSettings)>,
+        exchange: Exchange,
+        pace: Option<Rc<StreamPace>>,
+    ) -> Self {
+        let content = match compression {
+            Some((algorithm, settings)) => {
+                Content::Compressed(Box::new(CompressedBody::new(body, algorithm, settings)))
+            }
+            None => Content::Plain(body),
+        };
         Self {
             content,
             exchange: Some(exchange),
@@ -229,14 +282,14 @@ impl ResponseBody {
     /// The body of a 101: none, and the exchange goes on.
     pub fn none() -> Self {
         Self {
-            content: PlainBody::Whole(Bytes::new()),
+            content: Content::Plain(PlainBody::Whole(Bytes::new())),
             exchange: None,
             pace: None,
             progress: Progress::Complete,
         }
     }
 
-    fn note(&mut self, frame: Option<&mut Result<Frame<Bytes>, ExchangeError>>) {
+    fn note(&mut self, frame: Option<&mut Result<Frame<Bytes>, BodyError>>) {
         let Some(exchange) = &mut self.exchange else {
             return;
         };
@@ -261,34 +314,52 @@ impl ResponseBody {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = ExchangeError;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         if let Some(pace) = &this.pace {
             pace.asked();
         }
-        let mut frame = ready!(Pin::new(&mut this.content).poll_frame(cx));
+        let mut frame = match &mut this.content {
+            Content::Plain(body) => {
+                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(BodyError::Backend))
+            }
+            Content::Compressed(body) => {
+                ready!(Pin::new(body.as_mut()).poll_frame(cx)).map(|frame| {
+                    frame.map_err(|error| match error {
+                        CompressedBodyError::Body(error) => BodyError::Backend(error),
+                        CompressedBodyError::Encoder => BodyError::Encoder,
+                    })
+                })
+            }
+        };
         this.note(frame.as_mut());
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.content.is_end_stream()
+        match &self.content {
+            Content::Plain(body) => body.is_end_stream(),
+            Content::Compressed(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.content.size_hint()
+        match &self.content {
+            Content::Plain(body) => body.size_hint(),
+            Content::Compressed(body) => body.size_hint(),
+        }
     }
 }
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         if self.progress == Progress::Running
-            && !self.content.is_end_stream()
+            && !self.is_end_stream()
             && let Some(exchange) = &mut self.exchange
         {
             exchange.failed(Failure::ClientGone);
@@ -297,26 +368,113 @@ impl Drop for ResponseBody {
 }
 
 impl Entry {
-    fn write(self, connection: &Connection) {
+    /// Writes the line of an exchange that has ended.
+    fn write(&self, connection: &Connection) {
         // A request that was never answered lost its client.
-        let status = self.status.unwrap_or_else(client_closed_request);
-        let failure = self
-            .failure
-            .or((self.status.is_none()).then_some(Failure::ClientGone));
-        let address = self
-            .upstream
-            .as_ref()
-            .map(|upstream| upstream.address.address().to_string());
-        let _ = (status, failure, address, connection);
+        let failure = match self.status {
+            Some(_) => self.failure,
+            None => self.failure.or(Some(Failure::ClientGone)),
+        };
+        let upstream = self.upstream.as_ref();
+        let now = Instant::now();
+        let Listener { plan, name, .. } = &*self.view.listener;
+        connection.access_log().write(&Record {
+            time: self.time,
+            request: self.request(),
+            request_length: self.head_length + self.body_received,
+            status: self.status.unwrap_or_else(client_closed_request).as_u16(),
+            body_bytes_sent: self.body_sent,
+            cause: failure.map(Failure::cause),
+            server_group: Some(&self.view.live.group(plan.group).shared.name),
+            upstream_addr: upstream.map(|upstream| upstream.server.address()),
+            upstream_status: upstream
+                .and_then(|upstream| upstream.status)
+                .map(|status| status.as_u16()),
+            request_time: now - self.began,
+            upstream_response_time: upstream.map(|upstream| upstream.took),
+            read_request_time: self.answered.map(|answered| answered - self.began),
+            write_response_time: self.answered.map(|answered| now - answered),
+            ..blank(connection.client, name, plan.port, connection.tls.as_ref())
+        });
+    }
+
+    fn request(&self) -> RequestFacts<'_> {
+        let bytes = as_bytes;
+        let authority = self
+            .uri
+            .authority()
+            .map(|authority| authority.as_str().as_bytes());
+        RequestFacts {
+            version: Some(self.version),
+            method: Some(self.method.as_str().as_bytes()),
+            uri: self
+                .uri
+                .path_and_query()
+                .map(|target| target.as_str().as_bytes()),
+            host: authority.or_else(|| as_bytes(&self.host)),
+            http_host: bytes(&self.host),
+            referer: bytes(&self.referer),
+            user_agent: bytes(&self.user_agent),
+            x_forwarded_for: bytes(&self.forwarded_for),
+            x_real_ip: bytes(&self.real_ip),
+        }
     }
 }
 
-/// Writes the line of a request that was refused before it was one.
+fn as_bytes(value: &Option<HeaderValue>) -> Option<&[u8]> {
+    value.as_ref().map(HeaderValue::as_bytes)
+}
+
+/// A line that only says who was served where.
+fn blank<'a>(
+    client: ClientAddr,
+    listener: &'a str,
+    port: u16,
+    tls: Option<&'a TlsFacts>,
+) -> Record<'a> {
+    Record {
+        time: SystemTime::now(),
+        listener,
+        listener_port: port,
+        client_ip: client.ip(),
+        client_port: client.port(),
+        scheme: if tls.is_some() {
+            Scheme::Https
+        } else {
+            Scheme::Http
+        },
+        ssl_protocol: tls.map(|tls| tls.protocol),
+        ssl_cipher: tls.map(|tls| tls.cipher_suite),
+        server_name: tls.and_then(|tls| tls.server_name.as_deref()),
+        request: RequestFacts::default(),
+        request_length: 0,
+        status: 0,
+        body_bytes_sent: 0,
+        cause: None,
+        server_group: None,
+        upstream_addr: None,
+        upstream_status: None,
+        request_time: Duration::ZERO,
+        upstream_response_time: None,
+        read_request_time: None,
+        write_response_time: None,
+    }
+}
+
+/// Writes the line of a request that was answered before it was a request: malformed, too slow, or plain
+/// HTTP on a TLS port.
 pub fn log_refused(
     client: ClientAddr,
     listener: &Listener,
     tls: Option<&TlsFacts>,
     failure: Failure,
+    log: &AccessLogHandle,
 ) {
-    tracing::debug!(%client, listener = %listener.name, ?tls, cause = failure.cause(), "refused");
+    if log.enabled() {
+        log.write(&Record {
+            status: failure.status().as_u16(),
+            cause: Some(failure.cause()),
+            ..blank(client, &listener.name, listener.plan.port, tls)
+        });
+    }
 }

@@ -60,11 +60,13 @@ pub enum Failure {
     Drained,
     /// An HTTP version that is not served.
     VersionUnsupported,
+    /// An answer could not be compressed after its head was sent.
+    EncoderFailed,
 }
 
 impl Failure {
     /// Every failure, for tests and documentation.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::NoServer,
         Self::ConnectRefused,
         Self::ConnectTimeout,
@@ -91,6 +93,7 @@ impl Failure {
         Self::ClientStalled,
         Self::Drained,
         Self::VersionUnsupported,
+        Self::EncoderFailed,
     ];
 
     /// The status in the answer and in the log. 499 is only ever logged: nobody is left to read it.
@@ -118,6 +121,7 @@ impl Failure {
             Self::TransferCodingUnknown => StatusCode::NOT_IMPLEMENTED,
             Self::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
             Self::VersionUnsupported => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            Self::EncoderFailed => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -150,6 +154,7 @@ impl Failure {
             Self::ClientStalled => "client_stalled",
             Self::Drained => "drained",
             Self::VersionUnsupported => "version_unsupported",
+            Self::EncoderFailed => "encoder_failed",
         }
     }
 
@@ -182,6 +187,7 @@ impl Failure {
             | Self::PlainHttp
             | Self::VersionUnsupported => "http_request_error",
             Self::MethodRefused => "http_request_denied",
+            Self::EncoderFailed => "proxy_internal_error",
         }
     }
 
@@ -213,6 +219,7 @@ impl Failure {
             | Self::TransferCodingUnknown
             | Self::PlainHttp
             | Self::Drained
+            | Self::EncoderFailed
             | Self::VersionUnsupported => AfterFailure::Close,
         }
     }

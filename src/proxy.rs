@@ -5,6 +5,7 @@
 //! answer of ours by the one table in `failure`.
 
 use std::borrow::Cow;
+use std::convert::Infallible;
 use std::rc::Rc;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, UPGRADE};
@@ -20,12 +21,14 @@ use crate::backend::http1::response::ResponseHead;
 use crate::backend::http1::upload::Expectation;
 use crate::backend::pool;
 use crate::backend::send::{Answer, Outgoing, Trace, send};
+use crate::config::plan::{Algorithm, CompressionPlan, CompressionSettings};
 use crate::connection::{Connection, Tunnel, View};
 use crate::exchange::{Exchange, PlainBody, ResponseBody};
 use crate::failure::Failure;
 use crate::http::http2::StreamPace;
 use crate::http::reply::{Afterwards, reply};
 use crate::http::request::{self, Continue, Host, MAX_BODY};
+use crate::transform::compression::negotiate::{self, Accepted, Decision};
 use crate::transform::hop_by_hop;
 
 /// Answers a request.
@@ -33,34 +36,63 @@ pub async fn handle(
     request: Request<Incoming>,
     connection: Rc<Connection>,
     pace: Option<Rc<StreamPace>>,
-) -> Response<ResponseBody> {
+) -> Result<Response<ResponseBody>, Infallible> {
     let (mut parts, body) = request.into_parts();
     let view = connection.view();
     let mut exchange = Exchange::begin(&connection, &view, &parts);
-    let unread = !body.is_end_stream();
-    match forward(&mut parts, body, &connection, &view, &mut exchange).await {
-        Ok(Forwarded::Answer(head, body)) => {
-            let response = respond(head, body, &parts, &view, &connection);
-            exchange.answered(response.status());
-            response.map(|body| ResponseBody::new(body, exchange, pace))
-        }
-        Ok(Forwarded::Switched(head, backend)) => {
-            exchange.answered(head.status);
-            switch(head, backend, &connection, &view, exchange)
-        }
-        Err(failure) => {
-            exchange.failed(failure);
-            exchange.answered(failure.status());
-            refuse(failure, &parts, unread, &connection)
-                .map(|body| ResponseBody::new(body, exchange, pace))
-        }
-    }
+    let body_came = BodyCame::of(&body);
+    let asked = Asked::of(&parts, &view);
+    Ok(
+        match forward(&mut parts, body, &connection, &view, &mut exchange).await {
+            Ok(Answer::Response(head, body)) => {
+                let mut response = respond(head, body, &parts, asked.upgrade, &connection);
+                let compression = compress(&mut response, &asked, &view);
+                exchange.answered(response.status());
+                response.map(|body| ResponseBody::new(body, compression, exchange, pace))
+            }
+            Ok(Answer::Switched(head, backend)) => {
+                exchange.answered(head.status);
+                switch(head, backend, &connection, &view, exchange)
+            }
+            Err(failure) => {
+                exchange.failed(failure);
+                exchange.answered(failure.status());
+                refuse(failure, &parts, body_came, &connection)
+                    .map(|body| ResponseBody::new(body, None, exchange, pace))
+            }
+        },
+    )
 }
 
-/// What came of forwarding a request.
-enum Forwarded {
-    Answer(ResponseHead, AnswerBody),
-    Switched(ResponseHead, Box<pool::Connection>),
+/// What a request asked for in fields that are cleaned away before the answer comes.
+struct Asked {
+    upgrade: Upgrade,
+    encodings: Option<Accepted>,
+}
+
+/// Whether a request asked for another protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Upgrade {
+    Asked,
+    NotAsked,
+}
+
+impl Asked {
+    fn of(request: &Parts, view: &View) -> Self {
+        let upgrade = match hop_by_hop::upgrade(&request.headers) {
+            Some(_) => Upgrade::Asked,
+            None => Upgrade::NotAsked,
+        };
+        let encodings = match &view.listener.plan.compression {
+            CompressionPlan::Off => None,
+            CompressionPlan::On(_) => Some(Accepted::new(
+                &request.method,
+                request.version,
+                &request.headers,
+            )),
+        };
+        Self { upgrade, encodings }
+    }
 }
 
 /// Judges and prepares a request, and sends it to the listener's group.
@@ -70,18 +102,21 @@ async fn forward(
     connection: &Connection,
     view: &View,
     exchange: &mut Exchange,
-) -> Result<Forwarded, Failure> {
+) -> Result<Answer, Failure> {
     let host = request::check(parts)?;
     let expectation = request::expects_continue(parts.version, &mut parts.headers)?;
     let upgrade = websocket(parts, &body)?;
     let framing = framing(parts, &body);
     hop_by_hop::clean_request(&mut parts.headers);
+    if let CompressionPlan::On(_) = &view.listener.plan.compression {
+        negotiate::restore_validators(&mut parts.headers);
+    }
     let received = host.as_ref().map(|host| &host.received);
-    view.listener
+    let listener = &view.listener;
+    listener
         .forwarded
         .apply(&mut parts.headers, received, &connection.values);
 
-    let group = view.live.group(view.listener.plan.group);
     let outgoing = Outgoing {
         method: &parts.method,
         target: &target(&parts.uri),
@@ -98,25 +133,21 @@ async fn forward(
             Continue::No => Expectation::None,
         },
         body_limit: MAX_BODY,
-        timeout: view.listener.plan.timeouts.request,
+        timeout: listener.plan.timeouts.request,
     };
     let mut trace = Trace::begin();
-    let answer = send(&outgoing, body, group, &mut trace).await;
-    match answer {
-        Ok(Answer::Response(head, body)) => {
-            exchange.asked(&trace, Some(head.status));
-            Ok(Forwarded::Answer(head, body))
-        }
-        Ok(Answer::Switched(head, backend)) => {
-            exchange.asked(&trace, Some(head.status));
-            Ok(Forwarded::Switched(head, backend))
-        }
-        Err(error) => {
-            exchange.asked(&trace, None);
-            tracing::debug!(server = ?trace.server.as_ref().map(|s| s.address()), %error, "a request failed");
-            Err(Failure::from(&error))
-        }
-    }
+    let answer = send(
+        &outgoing,
+        body,
+        view.live.group(listener.plan.group),
+        &mut trace,
+    )
+    .await;
+    exchange.asked(&trace, answer.as_ref().ok().map(Answer::status));
+    answer.map_err(|error| {
+        tracing::debug!(server = ?trace.server.as_ref().map(|s| s.address()), %error, "a request failed");
+        Failure::from(&error)
+    })
 }
 
 /// The WebSocket protocol, if an HTTP/1.1 request asks for it. Other protocols are not tunnelled: an
@@ -161,7 +192,7 @@ fn respond(
     head: ResponseHead,
     body: AnswerBody,
     request: &Parts,
-    _view: &View,
+    upgrade: Upgrade,
     connection: &Connection,
 ) -> Response<PlainBody> {
     let is_early = matches!(&body, AnswerBody::Streaming(download) if download.is_early());
@@ -178,15 +209,40 @@ fn respond(
         response.extensions_mut().insert(reason);
     }
     hop_by_hop::clean_response(response.headers_mut());
-    // Bytes sent after an Upgrade that was refused must not be taken for the next request (attacks.md row 10).
-    let refused_upgrade = hop_by_hop::upgrade(&request.headers).is_some();
-    if request.version != Version::HTTP_2 && (is_early || refused_upgrade) {
+    // Bytes sent after an upgrade that was refused must not be taken for the next request (attacks.md row 10).
+    if request.version != Version::HTTP_2 && (is_early || upgrade == Upgrade::Asked) {
         connection.activity.body_left_unread();
         response
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// Decides whether the answer is compressed, and makes its fields say so.
+fn compress<'a>(
+    response: &mut Response<PlainBody>,
+    asked: &Asked,
+    view: &'a View,
+) -> Option<(Algorithm, &'a CompressionSettings)> {
+    let (CompressionPlan::On(settings), Some(encodings)) =
+        (&view.listener.plan.compression, asked.encodings)
+    else {
+        return None;
+    };
+    let length = response.body().size_hint().exact();
+    let decision = Decision::new(
+        encodings,
+        response.status(),
+        response.headers(),
+        length,
+        settings,
+    );
+    decision.apply(response.headers_mut());
+    match decision {
+        Decision::Compress(algorithm) => Some((algorithm, settings)),
+        Decision::Pass | Decision::PassButVary => None,
+    }
 }
 
 /// Answers 101 and leaves the backend's side for when the client's stream is free.
@@ -224,16 +280,33 @@ fn switch(
     response
 }
 
+/// How much of a request's body had come with its head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BodyCame {
+    Whole,
+    InPart,
+}
+
+impl BodyCame {
+    fn of(body: &Incoming) -> Self {
+        if body.is_end_stream() {
+            Self::Whole
+        } else {
+            Self::InPart
+        }
+    }
+}
+
 /// The answer of ours to a request that failed.
 fn refuse(
     failure: Failure,
     request: &Parts,
-    unread: bool,
+    body: BodyCame,
     connection: &Connection,
 ) -> Response<PlainBody> {
     let afterwards = match request.version {
         Version::HTTP_2 => Afterwards::Keep,
-        _ if unread => Afterwards::Close,
+        _ if body == BodyCame::InPart => Afterwards::Close,
         _ => Afterwards::of(failure),
     };
     if afterwards == Afterwards::Close {

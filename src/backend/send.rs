@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -21,6 +21,8 @@ use super::http1::response::{RequestKind, ResponseHead};
 use super::http1::upload::{Expectation, Upload, UploadError};
 use super::pool::Connection;
 use super::server::Server;
+use crate::addr::BackendAddr;
+use crate::config::plan::Keepalive;
 use crate::failure::Failure;
 
 /// A request as it leaves.
@@ -55,6 +57,15 @@ pub enum Answer {
     Response(ResponseHead, AnswerBody),
     /// 101, as asked for: both sides speak the new protocol from here on.
     Switched(ResponseHead, Box<Connection>),
+}
+
+impl Answer {
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Response(head, _) | Self::Switched(head, _) => head.status,
+        }
+    }
 }
 
 /// Why no answer came.
@@ -110,6 +121,7 @@ impl From<&ExchangeError> for Failure {
             }
             ExchangeError::ClientTimeout => Self::ClientTooSlow,
             ExchangeError::BackendTimeout => Self::ResponseTimeout,
+            ExchangeError::Retired => Self::Drained,
             ExchangeError::Closed(_) => Self::BackendClosed,
             ExchangeError::Head(_)
             | ExchangeError::Body(_)
@@ -126,6 +138,8 @@ pub struct Trace {
     pub server: Option<Arc<Server>>,
     /// When the first attempt began.
     pub began: Instant,
+    /// Bytes of the client's body that had been read when the answer came.
+    pub received: u64,
 }
 
 impl Trace {
@@ -134,6 +148,7 @@ impl Trace {
         Self {
             server: None,
             began: Instant::now(),
+            received: 0,
         }
     }
 }
@@ -160,13 +175,13 @@ pub async fn send(
                 continue;
             }
         };
-        return match run(outgoing, body, connection, member).await {
+        return match run(outgoing, body, connection, member, trace).await {
             Ok(answer) => Ok(answer),
             Err(Failed::Final(error)) => Err(error),
             Err(Failed::Repeat(unsent)) => {
                 body = unsent;
                 let connection = dial(member, group).await.map_err(SendError::Connect)?;
-                run(outgoing, body, connection, member)
+                run(outgoing, body, connection, member, trace)
                     .await
                     .map_err(Failed::into_error)
             }
@@ -218,6 +233,7 @@ async fn run(
     body: Incoming,
     mut connection: Box<Connection>,
     member: &Member,
+    trace: &mut Trace,
 ) -> Result<Answer, Failed> {
     write_head(outgoing, member, &mut connection.write);
     let upload = Upload::new(
@@ -232,7 +248,9 @@ async fn run(
         RequestKind::Ordinary
     };
     let mut exchange = Exchange::new(connection, upload, kind, outgoing.timeout);
-    match poll_fn(|cx| exchange.poll(cx)).await {
+    let answered = poll_fn(|cx| exchange.poll(cx)).await;
+    trace.received = exchange.upload.received();
+    match answered {
         Ok(Answered::Final(head)) => {
             let (framing, reuse) = (head.framing, head.reuse);
             download::begin(exchange, framing, reuse, &member.pool, outgoing.timeout)
@@ -270,8 +288,8 @@ fn write_head(outgoing: &Outgoing<'_>, member: &Member, out: &mut Vec<u8>) {
     };
     let connection = match (outgoing.upgrade, member.pool.keepalive()) {
         (Some(protocol), _) => ConnectionIntent::Upgrade(protocol),
-        (None, crate::config::plan::Keepalive::Idle(_)) => ConnectionIntent::KeepAlive,
-        (None, crate::config::plan::Keepalive::Off) => ConnectionIntent::Close,
+        (None, Keepalive::Idle(_)) => ConnectionIntent::KeepAlive,
+        (None, Keepalive::Off) => ConnectionIntent::Close,
     };
     request::write(
         &RequestHead {
@@ -290,8 +308,8 @@ fn write_head(outgoing: &Outgoing<'_>, member: &Member, out: &mut Vec<u8>) {
 /// The Host of a request that came without one, as only HTTP/1.0 allows: the server's own address.
 fn own_host(server: &Server) -> HeaderValue {
     let text = match server.address() {
-        crate::addr::BackendAddr::Unix(_) => "localhost".to_owned(),
-        address => address.to_string(),
+        BackendAddr::Unix(_) => "localhost".to_owned(),
+        address @ (BackendAddr::Ip(_) | BackendAddr::Name { .. }) => address.to_string(),
     };
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("localhost"))
 }

@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::ConfigArguments;
-use crate::config::{self, report::Colour};
+use super::{ConfigArguments, colour, environment};
 use crate::daemon;
 
 /// Prints every mistake and warning; exits 1 if there is a mistake.
@@ -13,11 +12,8 @@ use crate::daemon;
     reason = "this is what the command is for"
 )]
 pub(super) fn check(arguments: &ConfigArguments) -> ExitCode {
-    let report = daemon::check(
-        &arguments.config,
-        &(config::process_environment as config::Environment),
-    );
-    eprint!("{}", report.render(Colour::when_terminal()));
+    let report = daemon::check(&arguments.config, environment);
+    eprint!("{}", report.render(colour()));
     if report.has_errors() {
         return ExitCode::FAILURE;
     }

@@ -5,11 +5,14 @@ mod demo;
 mod quick;
 mod run;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+
+use crate::config::report::Colour;
 
 /// An HTTPS-terminating reverse proxy: one binary, one TOML file.
 #[derive(Debug, Parser)]
@@ -52,6 +55,24 @@ struct ConfigArguments {
     /// The configuration file
     #[arg(short, long, value_name = "FILE", default_value = "lockgate.toml")]
     config: PathBuf,
+}
+
+/// The process's environment: for `${env:NAME}` in a configuration.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place where the environment is read"
+)]
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Standard error's colours: only where a person reads it.
+fn colour() -> Colour {
+    if std::io::stderr().is_terminal() {
+        Colour::On
+    } else {
+        Colour::Off
+    }
 }
 
 /// Runs the command that the process was started with.

@@ -1,9 +1,10 @@
-//! `lockgate run`
+//! `lockgate run`, and what every command that serves ends up in.
 
 use std::process::ExitCode;
 
-use super::ConfigArguments;
-use crate::config;
+use super::{ConfigArguments, colour, environment};
+use crate::config::defaults;
+use crate::config::plan::Plan;
 use crate::daemon::{self, Ended, Source, StartError};
 use crate::telemetry::log;
 
@@ -16,17 +17,23 @@ pub(super) fn run(arguments: &ConfigArguments) -> ExitCode {
     clippy::print_stderr,
     reason = "what keeps the daemon from starting is told where it was started"
 )]
-pub(super) fn serve(source: Source, started: impl FnOnce(&config::plan::Plan)) -> ExitCode {
-    let log = log::init();
-    match daemon::run(source, config::process_environment, log, started) {
+pub(super) fn serve(source: Source, started: impl FnOnce(&Plan)) -> ExitCode {
+    let log = match log::init(&defaults::server().log) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("error: cannot begin the log: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match daemon::run(source, environment, log, started) {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
         Ok(Ended::Cut) => ExitCode::FAILURE,
         Err(StartError::Refused(report)) => {
-            eprint!("{}", report.render(config::report::Colour::when_terminal()));
+            eprint!("{}", report.render(colour()));
             ExitCode::FAILURE
         }
-        Err(StartError::System(what, error)) => {
-            eprintln!("error: {what}: {error}");
+        Err(error @ (StartError::System(..) | StartError::AccessLog(_))) => {
+            eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }

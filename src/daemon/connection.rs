@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use super::workers::{Seat, Worker};
+use super::workers::{Place, Seat, Worker};
 use crate::addr::ClientAddr;
 use crate::connection::{Connection, Tunnel};
 use crate::exchange;
@@ -23,19 +23,32 @@ use crate::http::{http2, linger, reply, tunnel};
 use crate::listener::Listener;
 use crate::proxy;
 use crate::stream::{ClientStream, PlainHttp, Transport};
+use crate::telemetry::writer::AccessLogHandle;
 use crate::tls::accept::{HandshakeError, handshake};
 use crate::tls::{Alpn, TlsFacts};
 
 /// Lives a connection from accept to close.
-pub async fn run(client: TcpStream, address: ClientAddr, seat: Rc<Seat>, worker: Rc<Worker>) {
-    let Some(home) = worker.home() else { return };
+pub async fn run(client: TcpStream, address: ClientAddr, place: Place) {
+    let seat = &place.seat;
+    let Some(home) = place.worker.home() else {
+        return;
+    };
     let Some(listener) = home.current.get().listener(seat.key).cloned() else {
         return;
     };
     let Ok(client) = tokio::net::TcpStream::from_std(client) else {
         return;
     };
-    let Some((stream, facts)) = secure(client, address, &listener, &seat.activity).await else {
+    // Boxed: a handshake's state is large, and soon over.
+    let secured = Box::pin(secure(
+        client,
+        address,
+        &listener,
+        &seat.activity,
+        &home.access_log,
+    ))
+    .await;
+    let Some((stream, facts)) = secured else {
         return;
     };
 
@@ -43,7 +56,7 @@ pub async fn run(client: TcpStream, address: ClientAddr, seat: Rc<Seat>, worker:
     let connection = Connection::new(address, facts, listener, Rc::clone(&seat.activity), home);
     match alpn {
         Alpn::Http2 => serve_http2(stream, connection).await,
-        Alpn::Http11 | Alpn::Absent => serve_http1(stream, connection, &seat).await,
+        Alpn::Http11 | Alpn::Absent => serve_http1(stream, connection, seat).await,
     }
 }
 
@@ -53,6 +66,7 @@ async fn secure(
     address: ClientAddr,
     listener: &Arc<Listener>,
     activity: &Activity,
+    log: &AccessLogHandle,
 ) -> Option<(Box<ClientStream>, Option<TlsFacts>)> {
     let Some(config) = &listener.tls else {
         return Some((
@@ -61,13 +75,7 @@ async fn secure(
         ));
     };
     let limit = listener.plan.timeouts.handshake;
-    // Boxed: a handshake's state is large, and soon over.
-    match Box::pin(timeout(
-        limit,
-        handshake(Transport::for_tls(client), config),
-    ))
-    .await
-    {
+    match timeout(limit, handshake(Transport::for_tls(client), config)).await {
         Ok(Ok((stream, facts))) => Some((Box::new(ClientStream::Tls(stream)), Some(facts))),
         Ok(Err(HandshakeError {
             stream,
@@ -77,7 +85,7 @@ async fn secure(
             if let Some(stream) = stream
                 && PlainHttp::is(&error)
             {
-                exchange::log_refused(address, listener, None, Failure::PlainHttp);
+                exchange::log_refused(address, listener, None, Failure::PlainHttp, log);
                 answer(
                     Box::new(ClientStream::Plain(stream)),
                     Failure::PlainHttp,
@@ -108,7 +116,7 @@ async fn serve_http1(stream: Box<ClientStream>, connection: Rc<Connection>, seat
         early,
         ending,
     } = http1::serve(stream, activity, &listener.plan.timeouts, handle).await;
-    let tls = connection.tls.as_ref();
+    let (tls, log) = (connection.tls.as_ref(), connection.access_log());
     match ending {
         Ending::Done => match connection.take_tunnel() {
             Some(tunnel) => carry(stream, early, *tunnel, &connection, seat).await,
@@ -116,11 +124,11 @@ async fn serve_http1(stream: Box<ClientStream>, connection: Rc<Connection>, seat
             None => linger::close(stream).await,
         },
         Ending::Refused(failure) => {
-            exchange::log_refused(connection.client, &listener, tls, failure);
+            exchange::log_refused(connection.client, &listener, tls, failure, log);
             linger::linger(stream, activity).await;
         }
         Ending::HeadTooSlow => {
-            exchange::log_refused(connection.client, &listener, tls, Failure::HeadTooSlow);
+            exchange::log_refused(connection.client, &listener, tls, Failure::HeadTooSlow, log);
             answer(stream, Failure::HeadTooSlow, activity).await;
         }
         // Closed without a goodbye: the client must see that something is missing.

@@ -15,7 +15,6 @@ use crate::backend::group::SharedGroup;
 use crate::backend::server::Server;
 use crate::config::plan::{
     CertificatePlan, CertificateSource, HttpsPlan, ListenerPlan, ListenerProtocol, Origin, Plan,
-    TlsPolicyPlan,
 };
 use crate::config::report::Report;
 use crate::listener::Listener;
@@ -105,10 +104,12 @@ fn known(previous: Option<&Generation>, group: &str, address: &BackendAddr) -> O
 fn slb_id(plan: &Plan, report: &mut Report) -> Option<HeaderValue> {
     let value = HeaderValue::from_str(&plan.server.instance_id);
     if value.is_err() {
-        report.error_unplaced(
-            "`instance_id` cannot stand in a header field",
-            "use printable ASCII characters",
-        );
+        report
+            .error(
+                &Origin::default(),
+                "`instance_id` cannot stand in a header field",
+            )
+            .help("use printable ASCII characters");
     }
     value.ok()
 }
@@ -125,7 +126,10 @@ fn load(
                 return Some(same);
             }
             self_signed(names, now)
-                .map_err(|error| report.error(&plan.origin, error.to_string(), error.help()))
+                .map_err(|error| {
+                    let mistake = report.error(&plan.origin, error.to_string());
+                    mistake.help(error.help());
+                })
                 .ok()
         }
         CertificateSource::Files {
@@ -135,18 +139,23 @@ fn load(
             key_origin,
         } => {
             let mut complain = |origin: &Origin, error: PemError| {
-                report.error(origin, error.to_string(), error.help());
+                report.error(origin, error.to_string()).help(error.help());
             };
             let chain = pem::read_chain(cert).map_err(|error| complain(cert_origin, error));
             let key = pem::read_key(key).map_err(|error| complain(key_origin, error));
             ServedCertificate::new(chain.ok()?, key.ok()?)
-                .map_err(|error| report.error(key_origin, error.to_string(), error.help()))
+                .map_err(|error| {
+                    let mistake = report.error(key_origin, error.to_string());
+                    mistake.help(error.help());
+                })
                 .ok()
         }
     }?;
     if let CertificateSource::Files { cert_origin, .. } = &plan.source {
         for warning in certificate.warnings(now) {
-            report.warning(cert_origin, warning.to_string(), warning.help());
+            report
+                .warning(cert_origin, warning.to_string())
+                .help(warning.help());
         }
     }
     Some(Arc::new(certificate))
@@ -173,16 +182,11 @@ fn secure(
         .filter_map(|id| certificates.get(id.0))
         .cloned();
     let store = CertificateStore::new(served.next()?, served.collect());
-    let policy = match plan.tls_policy {
-        TlsPolicyPlan::Strict12With13 => SystemPolicy::Strict12With13,
-    };
+    let policy = SystemPolicy::from(plan.tls_policy);
     tls::server_config(policy, Arc::new(store), plan.http2)
         .map_err(|error| {
-            report.error(
-                &listener.origin,
-                format!("TLS cannot be set up: {error}"),
-                "",
-            )
+            let message = format!("TLS cannot be set up: {error}");
+            report.error(&listener.origin, message);
         })
         .ok()
 }

@@ -20,13 +20,17 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::generation::Generation;
+use self::sockets::Change;
 use self::workers::Workers;
-use crate::config::plan::{ListenerPlan, Plan, Workers as WorkersPlan};
-use crate::config::report::Report;
-use crate::config::{self, Environment};
+use crate::config;
+use crate::config::plan::{ListenerPlan, Origin, Plan, Workers as WorkersPlan};
+use crate::config::report::{Colour, Report, Severity};
 use crate::listener::ListenerKey;
 use crate::telemetry::log::LogControl;
-use crate::telemetry::writer::AccessLog;
+use crate::telemetry::writer::{AccessLog, AccessLogError, OpenedAccessLog};
+
+/// Gives the values of environment variables.
+pub type Environment = fn(&str) -> Option<String>;
 
 /// Where a configuration comes from.
 pub enum Source {
@@ -52,7 +56,21 @@ pub enum StartError {
     Refused(Report),
     /// The system refused something that every start needs.
     System(&'static str, io::Error),
+    /// The access log cannot be written.
+    AccessLog(AccessLogError),
 }
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused(report) => f.write_str(&report.summary()),
+            Self::System(what, error) => write!(f, "{what}: {error}"),
+            Self::AccessLog(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
 
 /// Everything but the worker threads: it runs on the main thread.
 struct Daemon {
@@ -64,6 +82,9 @@ struct Daemon {
     access_log: AccessLog,
     log: LogControl,
 }
+
+/// How long the access log may take to be written to its end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Runs until a signal ends it. `started` is called once everything listens.
 pub fn run(
@@ -84,7 +105,8 @@ pub fn run(
         let mut daemon = Daemon::start(source, environment, log).await?;
         started(&daemon.generation.plan);
         let ended = daemon.live(&mut signals).await;
-        daemon.access_log.shutdown();
+        daemon.workers.join();
+        daemon.access_log.shutdown(LAST_WORDS);
         Ok(ended)
     })
 }
@@ -92,11 +114,11 @@ pub fn run(
 /// Reads, resolves and builds what a source asks for.
 fn load(
     source: &Source,
-    environment: &Environment,
+    environment: Environment,
     previous: Option<&Generation>,
 ) -> (Option<Arc<Generation>>, Report) {
     let (plan, mut report) = match source {
-        Source::File(path) => config::load(path, environment),
+        Source::File(path) => config::load(path, &environment),
         Source::Fixed(plan) => (
             Some(Plan::clone(plan)),
             Report::new(Path::new("the command line"), ""),
@@ -107,7 +129,7 @@ fn load(
 }
 
 /// Everything that a start would check: as [`load`], and the ports are tried without being kept.
-pub fn check(path: &Path, environment: &Environment) -> Report {
+pub fn check(path: &Path, environment: Environment) -> Report {
     let source = Source::File(path.to_owned());
     let (generation, mut report) = load(&source, environment, None);
     for listener in generation
@@ -122,7 +144,10 @@ pub fn check(path: &Path, environment: &Environment) -> Report {
 fn try_port(listener: &ListenerPlan, report: &mut Report) {
     if let Err(error) = crate::accept::tcp::probe(listener.address, listener.port) {
         let message = sockets::refusal(listener, &error);
-        report.warning(&listener.address_origin, message, sockets::advice(&error));
+        let warning = report.warning(&listener.address_origin, message);
+        if let Some(help) = sockets::advice(&error) {
+            warning.help(help);
+        }
     }
 }
 
@@ -132,7 +157,7 @@ impl Daemon {
         environment: Environment,
         log: LogControl,
     ) -> Result<Self, StartError> {
-        let (generation, mut report) = load(&source, &environment, None);
+        let (generation, mut report) = load(&source, environment, None);
         let Some(generation) = generation else {
             return Err(StartError::Refused(report));
         };
@@ -142,10 +167,10 @@ impl Daemon {
         else {
             return Err(StartError::Refused(report));
         };
-        let access_log = AccessLog::start(&server.access_log)
-            .map_err(|error| StartError::System("cannot open the access log", error))?;
-        log.apply(&server.log);
-        report.log();
+        let access_log = OpenedAccessLog::open(&server.access_log)
+            .and_then(AccessLog::start)
+            .map_err(StartError::AccessLog)?;
+        tell(&report);
         resolver::resolve_all(generation.named_servers()).await;
         let workers = Workers::start(count, || access_log.handle())
             .map_err(|error| StartError::System("cannot start a worker thread", error))?;
@@ -188,32 +213,19 @@ impl Daemon {
     /// Takes up the source's present state, or says all that is wrong with it and goes on as before.
     async fn reload(&mut self) {
         let began = Instant::now();
-        if let Err(error) = self.access_log.reopen() {
-            tracing::error!(%error, "the access log cannot be reopened: writing on to the file that is open");
-        }
-        let (generation, mut report) =
-            load(&self.source, &self.environment, Some(&self.generation));
-        let prepared = generation.and_then(|generation| {
-            let change = sockets::prepare(
-                &generation.plan,
-                &self.open,
-                self.workers.count(),
-                &mut report,
-            )?;
-            Some((generation, change))
-        });
-        let Some((generation, change)) = prepared else {
-            report.log();
+        let (prepared, report) = self.prepare();
+        tell(&report);
+        let Some(Prepared {
+            generation,
+            change,
+            access_log,
+        }) = prepared
+        else {
             tracing::error!("reload refused: everything runs on as before");
             return;
         };
-        if let Err(error) = self.access_log.switch(&generation.plan.server.access_log) {
-            report.log();
-            tracing::error!(%error, "reload refused: the access log cannot be opened");
-            return;
-        }
-        self.log.apply(&generation.plan.server.log);
-        report.log();
+        self.access_log.switch(access_log);
+        apply(&self.log, &generation.plan);
         if generation.plan.server.workers != self.generation.plan.server.workers {
             tracing::warn!("`workers` has changed: it takes effect at the next start");
         }
@@ -228,6 +240,35 @@ impl Daemon {
             .collect();
         self.generation = generation;
         tracing::info!(took = ?began.elapsed(), "reloaded");
+    }
+
+    /// Does all of a reload that can fail.
+    fn prepare(&self) -> (Option<Prepared>, Report) {
+        let (generation, mut report) = load(&self.source, self.environment, Some(&self.generation));
+        let Some(generation) = generation else {
+            return (None, report);
+        };
+        let change = sockets::prepare(
+            &generation.plan,
+            &self.open,
+            self.workers.count(),
+            &mut report,
+        );
+        let access_log =
+            OpenedAccessLog::open(&generation.plan.server.access_log).map_err(|error| {
+                report.error(&Origin::default(), error.to_string());
+            });
+        let (Some(change), Ok(access_log)) = (change, access_log) else {
+            return (None, report);
+        };
+        (
+            Some(Prepared {
+                generation,
+                change,
+                access_log,
+            }),
+            report,
+        )
     }
 
     /// Waits shutdown_delay, closes the listening sockets, and lets what is in flight end within drain_timeout.
@@ -271,6 +312,30 @@ fn worker_count(plan: WorkersPlan) -> usize {
     match plan {
         WorkersPlan::Count(count) => count.get(),
         WorkersPlan::Auto => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+    }
+}
+
+/// A reload that can no longer fail.
+struct Prepared {
+    generation: Arc<Generation>,
+    change: Change,
+    access_log: OpenedAccessLog,
+}
+
+/// Says what a report holds, where the daemon's own words go.
+fn tell(report: &Report) {
+    for diagnostic in report.diagnostics() {
+        let text = report.render_one(diagnostic, Colour::Off);
+        match diagnostic.severity() {
+            Severity::Error => tracing::error!("{text}"),
+            Severity::Warning => tracing::warn!("{text}"),
+        }
+    }
+}
+
+fn apply(log: &LogControl, plan: &Plan) {
+    if let Err(error) = log.apply(&plan.server.log) {
+        tracing::error!(%error, "the log goes on as before");
     }
 }
 

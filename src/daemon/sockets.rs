@@ -52,11 +52,10 @@ pub fn prepare(
             }
             Err(error) => {
                 failed = true;
-                report.error(
-                    &listener.address_origin,
-                    refusal(listener, &error),
-                    advice(&error),
-                );
+                let mistake = report.error(&listener.address_origin, refusal(listener, &error));
+                if let Some(help) = advice(&error) {
+                    mistake.help(help);
+                }
             }
         }
     }
@@ -70,11 +69,11 @@ pub fn refusal(listener: &ListenerPlan, error: &io::Error) -> String {
         ListenAddress::Any => format!("port {}", listener.port),
         ListenAddress::Ip(ip) => std::net::SocketAddr::new(ip, listener.port).to_string(),
     };
-    let reason = match error.kind() {
-        io::ErrorKind::AddrInUse => "it is in use by another process".to_owned(),
-        io::ErrorKind::PermissionDenied => "this user may not".to_owned(),
-        io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
-        _ => error.to_string(),
+    let reason = match Trouble::of(error) {
+        Trouble::InUse => "it is in use by another process".to_owned(),
+        Trouble::NotAllowed => "this user may not".to_owned(),
+        Trouble::NoSuchAddress => "this machine has no such address".to_owned(),
+        Trouble::Other => error.to_string(),
     };
     format!(
         "listener `{}` cannot listen on {address}: {reason}",
@@ -83,11 +82,34 @@ pub fn refusal(listener: &ListenerPlan, error: &io::Error) -> String {
 }
 
 /// What can be done about it.
-pub fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => "see who holds it with `ss -ltnp`, or choose another port",
-        io::ErrorKind::PermissionDenied => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
-        io::ErrorKind::AddrNotAvailable => "see the machine's addresses with `ip addr`",
-        _ => "",
+pub fn advice(error: &io::Error) -> Option<&'static str> {
+    match Trouble::of(error) {
+        Trouble::InUse => Some("see who holds it with `ss -ltnp`, or choose another port"),
+        Trouble::NotAllowed => Some("ports below 1024 need root or CAP_NET_BIND_SERVICE"),
+        Trouble::NoSuchAddress => Some("see the machine's addresses with `ip addr`"),
+        Trouble::Other => None,
+    }
+}
+
+/// The usual reasons for which a port cannot be had.
+enum Trouble {
+    InUse,
+    NotAllowed,
+    NoSuchAddress,
+    Other,
+}
+
+impl Trouble {
+    fn of(error: &io::Error) -> Self {
+        let kind = error.kind();
+        if kind == io::ErrorKind::AddrInUse {
+            Self::InUse
+        } else if kind == io::ErrorKind::PermissionDenied {
+            Self::NotAllowed
+        } else if kind == io::ErrorKind::AddrNotAvailable {
+            Self::NoSuchAddress
+        } else {
+            Self::Other
+        }
     }
 }

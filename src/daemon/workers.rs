@@ -24,10 +24,11 @@ use super::connection;
 use super::generation::Generation;
 use crate::accept::tcp::accept_loop;
 use crate::addr::{ClientAddr, ListenAddr};
+use crate::backend::group::Group;
 use crate::connection::Home;
 use crate::http::activity::{Activity, Closing};
 use crate::listener::{Current, ListenerKey, Live};
-use crate::telemetry::writer::AccessLogHandle;
+use crate::telemetry::writer::{AccessLogHandle, flusher};
 
 /// How often pools are swept of connections that nobody used.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -64,6 +65,7 @@ enum Command {
         done: mpsc::Sender<()>,
     },
     Cut,
+    End,
 }
 
 /// What workers know of each other.
@@ -187,6 +189,18 @@ impl Workers {
         all_done(done, wait).await;
     }
 
+    /// Waits for the threads, which end once nobody can tell them anything any more.
+    pub fn join(self) {
+        for worker in &self.peers.commands {
+            let _ = worker.send(Command::End);
+        }
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker thread panicked");
+            }
+        }
+    }
+
     /// Ends every connection at once.
     pub fn cut(&self) {
         for worker in &self.peers.commands {
@@ -254,7 +268,7 @@ fn run(
 impl Worker {
     /// Does what the main thread says, until there is nobody left to say it and nothing left to serve.
     async fn obey(self: &Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
-        self.spawn(Rc::clone(&self.access_log).flusher());
+        self.spawn(flusher(Rc::clone(&self.access_log)));
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
@@ -274,7 +288,7 @@ impl Worker {
                         });
                     }
                     Some(Command::Cut) => self.close_all(Closing::Now),
-                    None => break,
+                    Some(Command::End) | None => break,
                 },
                 _ = sweep.tick() => self.sweep(),
             }
@@ -305,6 +319,7 @@ impl Worker {
         closed: &[ListenerKey],
     ) {
         let previous = self.home().map(|home| home.current.get());
+        let drain_timeout = generation.plan.server.drain_timeout;
         let live = Live::new(
             generation.listeners.clone(),
             &generation.groups,
@@ -329,7 +344,11 @@ impl Worker {
                 stop.notify_one();
             }
         }
-        self.retire(&live, generation.plan.server.drain_timeout);
+        let gone = |group: &&Group| live.group_named(&group.shared.name).is_none();
+        for group in previous.iter().flat_map(|live| live.groups()).filter(gone) {
+            group.retire(Instant::now() + drain_timeout);
+        }
+        self.retire(&live, drain_timeout);
     }
 
     /// Ends what the new generation no longer serves: connections of listeners that are gone or have other
@@ -338,6 +357,9 @@ impl Worker {
         for (_, seat) in self.seats.borrow().iter() {
             if live.listener(seat.key).is_none() {
                 seat.activity.close(Closing::Graceful);
+            } else {
+                // What streams from a group that is gone learns of its deadline.
+                seat.activity.wake();
             }
             let orphaned = seat
                 .tunnel
@@ -394,15 +416,12 @@ impl Worker {
             tunnel: RefCell::new(None),
         });
         let number = self.seats.borrow_mut().insert(Rc::clone(&seat));
-        let leave = Leave {
+        let place = Place {
+            seat,
             worker: Rc::clone(self),
             number,
         };
-        let life = connection::run(client, ClientAddr::new(peer), seat, Rc::clone(self));
-        self.spawn(async move {
-            life.await;
-            drop(leave);
-        });
+        self.spawn(connection::run(client, ClientAddr::new(peer), place));
     }
 
     fn close_all(&self, how: Closing) {
@@ -427,19 +446,23 @@ impl Worker {
     }
 }
 
-/// Gives a seat back when its connection is over, also by a panic.
-struct Leave {
-    worker: Rc<Worker>,
+/// A connection's hold on its seat: given back when its life is over, also by a panic.
+#[derive(Debug)]
+pub struct Place {
+    /// The seat.
+    pub seat: Rc<Seat>,
+    /// The worker.
+    pub worker: Rc<Worker>,
     number: usize,
 }
 
-impl Drop for Leave {
+impl Drop for Place {
     fn drop(&mut self) {
         let mut seats = self.worker.seats.borrow_mut();
         seats.try_remove(self.number);
         self.worker.peers.remove(self.worker.id);
         if seats.is_empty() {
-            self.worker.emptied.notify_one();
+            self.worker.emptied.notify_waiters();
         }
     }
 }

@@ -43,8 +43,6 @@ pub struct Activity {
     exchanges: Cell<usize>,
     requests: Cell<u64>,
     closing: Cell<Closing>,
-    /// Bytes of the connection came while an exchange was running: they may be the next head.
-    overread: Cell<bool>,
     /// A request was answered although its body was not read to the end.
     unread_body: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -66,7 +64,6 @@ impl Activity {
             exchanges: Cell::new(0),
             requests: Cell::new(0),
             closing: Cell::new(Closing::No),
-            overread: Cell::new(false),
             unread_body: Cell::new(false),
             waker: RefCell::new(None),
         }
@@ -93,8 +90,7 @@ impl Activity {
             Phase::Idle { .. } => self.phase.set(Phase::Head {
                 since: Instant::now(),
             }),
-            Phase::Head { .. } => {}
-            Phase::Exchange => self.overread.set(true),
+            Phase::Head { .. } | Phase::Exchange => {}
         }
     }
 
@@ -107,7 +103,6 @@ impl Activity {
     pub fn exchange_began(&self) {
         self.requests.set(self.requests.get() + 1);
         self.exchanges.set(self.exchanges.get() + 1);
-        self.overread.set(false);
         self.phase.set(Phase::Exchange);
     }
 
@@ -141,6 +136,11 @@ impl Activity {
     /// Asks the connection to end, and wakes it.
     pub fn close(&self, how: Closing) {
         self.closing.set(how);
+        self.wake();
+    }
+
+    /// Makes the connection look around.
+    pub fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }

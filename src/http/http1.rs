@@ -31,7 +31,7 @@ use crate::stream::{ClientStream, Meter};
 use crate::timer::LazyTimer;
 
 /// How long a connection is idle before it gives its buffers back.
-const PARK_AFTER: Duration = Duration::from_millis(500);
+const PARK_AFTER: Duration = Duration::from_millis(100);
 /// The most that hyper buffers of what a client sends ahead of its turn.
 const MAX_BUFFER: usize = 128 * 1024;
 
@@ -81,7 +81,7 @@ pub async fn serve<H, F, B>(
 ) -> End
 where
     H: Fn(Request<Incoming>) -> F,
-    F: Future<Output = Response<B>>,
+    F: Future<Output = Result<Response<B>, Infallible>>,
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
@@ -98,8 +98,7 @@ where
         let io = TokioIo::new(HttpIo::new(stream, early, Rc::clone(activity)));
         let service = service_fn(|request| {
             activity.exchange_began();
-            let answer = handle(request);
-            async move { Ok::<_, Infallible>(answer.await) }
+            handle(request)
         });
         // Boxed, so that a parked connection's task does not keep room for it.
         let mut http = Box::new(builder().serve_connection(io, service));
@@ -147,8 +146,7 @@ fn builder() -> http1::Builder {
         .header_read_timeout(None)
         .title_case_headers(true)
         .max_header_size(MAX_HEAD)
-        .max_buf_size(MAX_BUFFER)
-        .pipeline_flush(true);
+        .max_buf_size(MAX_BUFFER);
     builder
 }
 
@@ -179,6 +177,8 @@ impl Driver<'_> {
             match self.activity.closing() {
                 Closing::No => {}
                 Closing::Now => return Poll::Ready(None),
+                // A client that was just let in gets its first answer.
+                Closing::Graceful if self.activity.requests() == 0 => {}
                 Closing::Graceful => self.shut_down(http, Stop::Closing),
             }
             if let Poll::Ready(result) = Pin::new(&mut *http).poll(cx) {

@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use super::MAX_HEAD;
 use super::activity::{Activity, Closing, Phase};
 use crate::config::plan::Timeouts;
-use crate::stream::ClientStream;
+use crate::stream::{ClientStream, Meter};
 use crate::timer::LazyTimer;
 
 /// Streams that a client may have open at once.
@@ -83,12 +83,16 @@ pub async fn serve<H, F, B>(
 ) -> Ending
 where
     H: Fn(Request<Incoming>, Rc<StreamPace>) -> F,
-    F: Future<Output = Response<B>> + 'static,
+    F: Future<Output = Result<Response<B>, Infallible>> + 'static,
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let meter = Rc::clone(stream.meter());
-    let received_before = meter.received();
+    let pace = ConnectionPace {
+        meter: Rc::clone(stream.meter()),
+        received_before: stream.meter().received(),
+        activity,
+        timeouts,
+    };
     let fresh: Rc<RefCell<Option<Rc<StreamPace>>>> = Rc::default();
     let tasks = Tasks {
         spawn,
@@ -99,8 +103,7 @@ where
         activity.exchange_began();
         let pace = Rc::<StreamPace>::default();
         *fresh.borrow_mut() = Some(Rc::clone(&pace));
-        let answer = handle(request, pace);
-        async move { Ok::<_, Infallible>(answer.await) }
+        handle(request, pace)
     });
     let mut http = Box::pin(builder(tasks).serve_connection(TokioIo::new(stream), service));
     let mut timer = LazyTimer::new();
@@ -124,25 +127,7 @@ where
                     Ending::Broken
                 });
             }
-            let stall = meter
-                .write_blocked_since()
-                .map(|since| (since + timeouts.request, Ending::Stalled));
-            let idle = match (activity.phase(), told_at) {
-                (Phase::Exchange, _) => None,
-                (Phase::Idle { since } | Phase::Head { since }, Some(told)) => {
-                    Some((since.max(told) + FAREWELL, Ending::Broken))
-                }
-                (Phase::Idle { since } | Phase::Head { since }, None)
-                    if meter.received() == received_before =>
-                {
-                    Some((since + timeouts.header, Ending::Done))
-                }
-                (Phase::Idle { since } | Phase::Head { since }, None) => {
-                    Some((since + timeouts.http2_idle, Ending::Done))
-                }
-            };
-            let Some((deadline, ending)) = stall.into_iter().chain(idle).min_by_key(|(at, _)| *at)
-            else {
+            let Some((deadline, ending)) = pace.next_deadline(told_at) else {
                 return Poll::Pending;
             };
             ready!(timer.poll(deadline, cx));
@@ -154,6 +139,41 @@ where
         }
     })
     .await
+}
+
+/// What a connection's next deadline depends on.
+struct ConnectionPace<'a> {
+    meter: Rc<Meter>,
+    /// Bytes that had come when the handshake was done.
+    received_before: u64,
+    activity: &'a Activity,
+    timeouts: &'a Timeouts,
+}
+
+impl ConnectionPace<'_> {
+    /// When the connection ends if nothing happens, and how; `told_at` is when it was told to.
+    fn next_deadline(&self, told_at: Option<Instant>) -> Option<(Instant, Ending)> {
+        let stall = self
+            .meter
+            .write_blocked_since()
+            .map(|since| (since + self.timeouts.request, Ending::Stalled));
+        let idle = match (self.activity.phase(), told_at) {
+            (Phase::Exchange, _) => None,
+            (Phase::Idle { since } | Phase::Head { since }, Some(told)) => {
+                Some((since.max(told) + FAREWELL, Ending::Broken))
+            }
+            (Phase::Idle { since } | Phase::Head { since }, None) => {
+                let has_begun = self.meter.received() > self.received_before;
+                let limit = if has_begun {
+                    self.timeouts.http2_idle
+                } else {
+                    self.timeouts.header
+                };
+                Some((since + limit, Ending::Done))
+            }
+        };
+        stall.into_iter().chain(idle).min_by_key(|(at, _)| *at)
+    }
 }
 
 fn builder(tasks: Tasks) -> http2::Builder<Tasks> {
@@ -179,30 +199,35 @@ struct Tasks {
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
     fn execute(&self, task: F) {
-        let pace = self.fresh.borrow_mut().take();
-        let limit = self.limit;
-        (self.spawn)(Box::pin(async move {
-            let Some(pace) = pace else { return task.await };
-            let mut task = pin!(task);
-            let mut timer = LazyTimer::new();
-            poll_fn(|cx| guard(task.as_mut(), &pace, limit, &mut timer, cx)).await;
+        (self.spawn)(Box::pin(StreamTask {
+            task: Box::pin(task),
+            pace: self.fresh.borrow_mut().take(),
+            limit: self.limit,
+            timer: LazyTimer::new(),
         }));
     }
 }
 
-/// Ready when the task is done, or its client has not taken what it was given for `limit`.
-fn guard(
-    task: Pin<&mut impl Future<Output = ()>>,
-    pace: &StreamPace,
+/// A stream's task: done when hyper's is, or when its client has not taken what it was given for `limit`.
+struct StreamTask<F> {
+    /// Boxed by itself: as part of an async block it would take its room twice.
+    task: Pin<Box<F>>,
+    pace: Option<Rc<StreamPace>>,
     limit: Duration,
-    timer: &mut LazyTimer,
-    cx: &mut Context<'_>,
-) -> Poll<()> {
-    if task.poll(cx).is_ready() {
-        return Poll::Ready(());
-    }
-    match pace.waiting_since.get() {
-        Some(since) => timer.poll(since + limit, cx),
-        None => Poll::Pending,
+    timer: LazyTimer,
+}
+
+impl<F: Future<Output = ()>> Future for StreamTask<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        if this.task.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        match this.pace.as_ref().and_then(|pace| pace.waiting_since.get()) {
+            Some(since) => this.timer.poll(since + this.limit, cx),
+            None => Poll::Pending,
+        }
     }
 }

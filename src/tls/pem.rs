@@ -37,22 +37,13 @@ pub fn parse_chain(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemFault
             return Err(refusal(label, Wanted::Chain));
         }
     }
-    let chain: Vec<_> = items(text)?
-        .into_iter()
-        .filter_map(|item| match item {
-            Item::Certificate(certificate) => Some(certificate),
-            Item::Key(_) => None,
-        })
-        .collect();
-    if !chain.is_empty() {
-        return Ok(chain);
-    }
     let holds_key = sections.contains(&Section::Key) || sections.contains(&Section::EncryptedKey);
-    Err(if holds_key {
-        PemFault::OtherHalf(Wanted::Chain)
-    } else {
-        PemFault::Missing(Wanted::Chain)
-    })
+    match sections.contains(&Section::Certificate) {
+        true if sections.contains(&Section::EncryptedKey) => Err(PemFault::Encrypted),
+        true => Ok(certificates(items(text)?)),
+        false if holds_key => Err(PemFault::OtherHalf(Wanted::Chain)),
+        false => Err(PemFault::Missing(Wanted::Chain)),
+    }
 }
 
 /// The one private key of a PEM text.
@@ -317,23 +308,27 @@ fn sections(text: &[u8]) -> Result<Vec<Section>, PemFault> {
     let mut sections = Vec::new();
     let mut open: Option<String> = None;
     for line in text
-        .split(|&byte| byte == b'\n')
+        .split(|&byte| byte == b'\n' || byte == b'\r')
         .map(<[u8]>::trim_ascii_end)
     {
-        if line.starts_with(b"-----BEGIN ") {
+        if line.starts_with(BEGIN) {
             if let Some(label) = open {
                 return Err(unended(&label));
             }
-            let label = label(line, b"-----BEGIN ")?;
+            let label = label(line, BEGIN)?;
             sections.push(Section::new(&label));
             open = Some(label);
-        } else if line.starts_with(b"-----END ") {
-            let label = label(line, b"-----END ")?;
+        } else if line.starts_with(END) {
+            let label = label(line, END)?;
             if open.take().as_ref() != Some(&label) {
                 return Err(PemFault::Malformed(format!(
                     "`END {label}` ends no section"
                 )));
             }
+        } else if line.windows(BEGIN.len()).any(|window| window == BEGIN) {
+            return Err(PemFault::Malformed(
+                "a BEGIN line does not begin its line".into(),
+            ));
         } else if line.starts_with(b"Proc-Type:") && line.ends_with(b"ENCRYPTED") {
             sections.pop();
             sections.push(Section::EncryptedKey);
@@ -428,10 +423,23 @@ fn items(text: &[u8]) -> Result<Vec<Item>, PemFault> {
             rustls_pemfile::Item::Pkcs1Key(key) => Some(Item::Key(key.into())),
             rustls_pemfile::Item::Pkcs8Key(key) => Some(Item::Key(key.into())),
             rustls_pemfile::Item::Sec1Key(key) => Some(Item::Key(key.into())),
-            _ => None,
+            rustls_pemfile::Item::SubjectPublicKeyInfo(_)
+            | rustls_pemfile::Item::Crl(_)
+            | rustls_pemfile::Item::Csr(_)
+            | _ => None,
         });
     }
     Ok(items)
+}
+
+fn certificates(items: Vec<Item>) -> Vec<CertificateDer<'static>> {
+    items
+        .into_iter()
+        .filter_map(|item| match item {
+            Item::Certificate(certificate) => Some(certificate),
+            Item::Key(_) => None,
+        })
+        .collect()
 }
 
 fn decode_fault(error: &rustls_pemfile::Error) -> PemFault {
@@ -470,6 +478,9 @@ fn os_reason(cause: &io::Error) -> String {
         .collect()
 }
 
+const BEGIN: &[u8] = b"-----BEGIN ";
+const END: &[u8] = b"-----END ";
+
 /// The first byte of every DER certificate, key and PKCS#12 file.
 const ASN1_SEQUENCE: u8 = 0x30;
 
@@ -496,33 +507,78 @@ mod tests {
         KeyPair::generate().unwrap().serialize_pem()
     }
 
+    /// Checks what is said of a text that is given as a chain, and as a key; nothing where it is taken.
+    fn check(text: &str, as_chain: &str, as_key: &str) {
+        let message =
+            |fault: Option<PemFault>| fault.map(|fault| fault.to_string()).unwrap_or_default();
+        assert_eq!(
+            message(parse_chain(text.as_bytes()).err()),
+            as_chain,
+            "{text}"
+        );
+        assert_eq!(message(parse_key(text.as_bytes()).err()), as_key, "{text}");
+    }
+
     #[test]
-    fn useless_texts_are_refused_precisely() {
-        let (certificate, key) = (certificate_pem(), key_pem());
-        let der = KeyPair::generate().unwrap().serialize_der();
+    fn texts_that_are_no_whole_pem_are_refused() {
+        let certificate = certificate_pem();
         let cut = &certificate[..certificate.len() / 2];
         let joined = format!("{}{certificate}", certificate.trim_end());
+        let indented = format!(
+            "{certificate}{}",
+            certificate.replace("-----BEGIN", "  -----BEGIN")
+        );
+        let wrong_end = section("CERTIFICATE").replace("END CERTIFICATE", "END PRIVATE KEY");
+        for (text, refusal) in [
+            ("", "is empty"),
+            (" \r\n\n", "is empty"),
+            ("hello", "holds no PEM section"),
+            (cut, "is damaged: a `CERTIFICATE` section has no end"),
+            (
+                &format!("{cut}\n{certificate}"),
+                "is damaged: a `CERTIFICATE` section has no end",
+            ),
+            (&joined, "is damaged: two sections meet on one line"),
+            (
+                &indented,
+                "is damaged: a BEGIN line does not begin its line",
+            ),
+            (&wrong_end, "is damaged: `END PRIVATE KEY` ends no section"),
+            (
+                "-----BEGIN CERTIFICATE---\n",
+                "is damaged: `-----BEGIN CERTIFICATE---` does not end in five dashes",
+            ),
+            (
+                &format!("{certificate}{}", section("DH PARAMETERS")),
+                "holds `DH PARAMETERS`, which are not supported",
+            ),
+        ] {
+            check(text, refusal, refusal);
+        }
+        check(
+            &certificate.replace("MII", "M!I"),
+            "is damaged: a section is not valid base64",
+            "is damaged: a section is not valid base64",
+        );
+        let der = KeyPair::generate().unwrap().serialize_der();
+        assert_eq!(
+            parse_key(&der).unwrap_err().to_string(),
+            "is binary (DER or PKCS#12), not PEM"
+        );
+    }
+
+    #[test]
+    fn sections_of_the_wrong_kind_are_refused() {
+        let (certificate, key) = (certificate_pem(), key_pem());
         let encrypted = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
-        for (text, chain, as_key) in [
-            ("", "is empty", "is empty"),
-            (" \r\n\n", "is empty", "is empty"),
-            ("hello", "holds no PEM section", "holds no PEM section"),
-            (&key, "holds a private key, but no certificate", ""),
+        let no_certificate = "holds a private key, but no certificate";
+        for (text, as_chain, as_key) in [
+            (&key, no_certificate, ""),
             (&certificate, "", "holds certificates, but no private key"),
             (
                 &format!("{key}{}", key_pem()),
-                "holds a private key, but no certificate",
+                no_certificate,
                 "holds more than one private key",
-            ),
-            (
-                cut,
-                "is damaged: a `CERTIFICATE` section has no end",
-                "is damaged: a `CERTIFICATE` section has no end",
-            ),
-            (
-                &joined,
-                "is damaged: two sections meet on one line",
-                "is damaged: two sections meet on one line",
             ),
             (
                 &section("EC PARAMETERS"),
@@ -530,50 +586,37 @@ mod tests {
                 "holds no private key",
             ),
             (
-                &format!("{certificate}{}", section("DH PARAMETERS")),
-                "holds `DH PARAMETERS`, which are not supported",
-                "holds `DH PARAMETERS`, which are not supported",
-            ),
-            (
                 &section("ENCRYPTED PRIVATE KEY"),
-                "holds a private key, but no certificate",
+                no_certificate,
                 "holds an encrypted key",
             ),
             (
-                encrypted,
-                "holds a private key, but no certificate",
+                &encrypted.to_owned(),
+                no_certificate,
                 "holds an encrypted key",
             ),
             (
-                &section("PUBLIC KEY"),
-                "holds a `PUBLIC KEY` section where only certificates are expected",
-                "holds a `PUBLIC KEY` section where a private key is expected",
-            ),
-            (
-                &section("CERTIFICATE REQUEST"),
-                "holds a `CERTIFICATE REQUEST` section where only certificates are expected",
-                "holds a `CERTIFICATE REQUEST` section where a private key is expected",
-            ),
-            (
-                &section("PKCS7"),
-                "holds a `PKCS7` section where only certificates are expected",
-                "holds a `PKCS7` section where a private key is expected",
-            ),
-            (
-                &certificate.replace("MII", "M!I"),
-                "is damaged: a section is not valid base64",
-                "is damaged: a section is not valid base64",
+                &format!("{certificate}{encrypted}"),
+                "holds an encrypted key",
+                "holds an encrypted key",
             ),
         ] {
-            let message =
-                |fault: Option<PemFault>| fault.map(|fault| fault.to_string()).unwrap_or_default();
-            assert_eq!(message(parse_chain(text.as_bytes()).err()), chain, "{text}");
-            assert_eq!(message(parse_key(text.as_bytes()).err()), as_key, "{text}");
+            check(text, as_chain, as_key);
         }
-        assert_eq!(
-            parse_key(&der).unwrap_err().to_string(),
-            "is binary (DER or PKCS#12), not PEM"
-        );
+        for label in [
+            "PUBLIC KEY",
+            "CERTIFICATE REQUEST",
+            "PKCS7",
+            "X509 CRL",
+            "TRUSTED CERTIFICATE",
+            "OTHER",
+        ] {
+            check(
+                &format!("{certificate}{}", section(label)),
+                &format!("holds a `{label}` section where only certificates are expected"),
+                &format!("holds a `{label}` section where a private key is expected"),
+            );
+        }
     }
 
     #[test]

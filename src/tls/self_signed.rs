@@ -87,9 +87,18 @@ const LIFETIME: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use rustls::{ClientConfig, RootCertStore};
+
     use super::*;
+    use crate::config::plan::Http2;
     use crate::tls::certificate::{CertificateWarning, Curve, KeyKind};
+    use crate::tls::policy::SystemPolicy;
+    use crate::tls::server_config;
     use crate::tls::server_name::covers;
+    use crate::tls::store::CertificateStore;
+    use crate::tls::testing::handshake_with;
 
     #[test]
     fn names_addresses_and_90_days() {
@@ -111,6 +120,34 @@ mod tests {
             certificate.warnings(certificate.not_after() + Duration::from_secs(1)),
             [CertificateWarning::Expired(certificate.not_after())]
         );
+    }
+
+    #[test]
+    fn a_client_that_is_given_the_certificate_trusts_it() {
+        let names = ["localhost", "127.0.0.1"].map(String::from);
+        let certificate = Arc::new(self_signed(&names, SystemTime::now()).unwrap());
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(certificate.certified_key().cert[0].clone())
+            .unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        let client = Arc::new(client.with_root_certificates(roots).with_no_client_auth());
+        let store = Arc::new(CertificateStore::new(certificate, Vec::new()));
+        let server = server_config(SystemPolicy::Strict12With13, store, Http2::Offered).unwrap();
+        for (name, trusted) in [
+            ("localhost", true),
+            ("127.0.0.1", true),
+            ("other.example.com", false),
+        ] {
+            assert_eq!(
+                handshake_with(&server, &client, name).is_ok(),
+                trusted,
+                "{name}"
+            );
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@
 use http::header::{CONNECTION, TE, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::transform::field::members;
+
 /// Cleans a client's request: hop-by-hop fields, those that `Connection` names, identity fields that no
 /// client may send, and other spellings of managed names.
 ///
@@ -45,7 +47,7 @@ pub fn connection_has(headers: &HeaderMap, option: &str) -> bool {
     headers
         .get_all(CONNECTION)
         .iter()
-        .flat_map(|value| list(value.as_bytes()))
+        .flat_map(|value| members(value.as_bytes()))
         .any(|token| token.eq_ignore_ascii_case(option.as_bytes()))
 }
 
@@ -87,14 +89,14 @@ fn remove_connection(headers: &mut HeaderMap) {
     let names_fields = headers
         .get_all(CONNECTION)
         .iter()
-        .any(|value| list(value.as_bytes()).any(may_be_removed));
+        .any(|value| members(value.as_bytes()).any(may_be_removed));
     if !names_fields {
         headers.remove(CONNECTION);
         return;
     }
     let values: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
     headers.remove(CONNECTION);
-    for token in values.iter().flat_map(|value| list(value.as_bytes())) {
+    for token in values.iter().flat_map(|value| members(value.as_bytes())) {
         if let Ok(name) = str::from_utf8(token)
             && may_be_removed(token)
         {
@@ -142,7 +144,7 @@ fn reduce_te(headers: &mut HeaderMap) {
     let trailers = headers
         .get_all(TE)
         .iter()
-        .flat_map(|value| list(value.as_bytes()))
+        .flat_map(|value| members(value.as_bytes()))
         .any(|token| token.eq_ignore_ascii_case(b"trailers"));
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -307,14 +309,6 @@ fn folds_onto_prefix(name: &[u8], prefix: &str) -> bool {
     let same =
         |(byte, own): (&u8, u8)| *byte == own || (own == b'-' && matches!(byte, b'_' | b'.'));
     name.len() >= prefix.len() && name.iter().zip(prefix.bytes()).all(same)
-}
-
-/// The members of a comma-separated field value, without white space around them; empty ones are none.
-fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value
-        .split(|byte| *byte == b',')
-        .map(<[u8]>::trim_ascii)
-        .filter(|member| !member.is_empty())
 }
 
 #[cfg(test)]

@@ -1,4 +1,7 @@
 //! Pure changes to messages on their way through: fields in, fields out, nothing awaited.
 
+pub mod client_ip;
+pub mod compression;
+pub mod field;
 pub mod forwarded;
 pub mod hop_by_hop;

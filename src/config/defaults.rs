@@ -1,0 +1,204 @@
+//! The one place of every default and bound, each with the source of its rule.
+//!
+//! "ours" marks a value that no source gives: it stands in the settled interface (config.toml), or it is
+//! a bound chosen to keep an obvious slip of the keyboard out.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use crate::config::plan::{
+    AccessLogPlan, Algorithm, CompressionSettings, ForwardedFor, HeadersPlan, Http2, ListenAddress,
+    LogFormat, LogPlan, LogTarget, ServerPlan, Switch, Timeouts, TlsPolicyPlan, UnknownLength,
+    Workers,
+};
+use crate::config::value;
+
+/// A default and the bounds of its key, both inclusive.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rule<T> {
+    /// What an absent key means.
+    pub default: T,
+    /// The smallest value that is taken.
+    pub least: T,
+    /// The largest value that is taken.
+    pub most: T,
+}
+
+/// `workers`: as many as there are CPUs for the process (config.toml).
+pub const WORKERS: Workers = Workers::Auto;
+/// `workers` as a number; the upper bound is ours.
+pub const WORKER_COUNT: Rule<u64> = Rule {
+    default: 1,
+    least: 1,
+    most: 1024,
+};
+/// `drain_timeout`: 30 s (config.toml); bounds ours.
+pub const DRAIN_TIMEOUT: Rule<Duration> = seconds(30, 0, 3600);
+/// `shutdown_delay`: none (config.toml); bounds ours.
+pub const SHUTDOWN_DELAY: Rule<Duration> = seconds(0, 0, 3600);
+/// `path` of the access log (config.toml).
+pub const ACCESS_LOG_TARGET: LogTarget = LogTarget::Stdout;
+/// `format` of the access log (config.toml).
+pub const ACCESS_LOG_FORMAT: LogFormat = LogFormat::Json;
+/// `level` of the log (config.toml).
+pub const LOG_LEVEL: &str = "info";
+/// `format` of the log (config.toml).
+pub const LOG_FORMAT: LogFormat = LogFormat::Text;
+
+/// `address`: every address, IPv4 and IPv6 (config.toml).
+pub const ADDRESS: ListenAddress = ListenAddress::Any;
+/// `port`: any TCP port (alb.md 1.1); the key is required, so the default is only an example.
+pub const PORT: Rule<u16> = Rule {
+    default: 443,
+    least: 1,
+    most: 65535,
+};
+/// `tls_policy` (alb.md decision 1).
+pub const TLS_POLICY: TlsPolicyPlan = TlsPolicyPlan::Strict12With13;
+/// `http2`: offered (alb.md 1.1).
+pub const HTTP2: Http2 = Http2::Offered;
+/// `idle_timeout`: 15 s, 1 to 600 (alb.md 1.1, decision 10).
+pub const IDLE_TIMEOUT: Rule<Duration> = seconds(15, 1, 600);
+/// `request_timeout`: 60 s, 1 to 600 (alb.md 1.1, decision 10).
+pub const REQUEST_TIMEOUT: Rule<Duration> = seconds(60, 1, 600);
+/// The upper bound of `idle_timeout` and `request_timeout` with `extended_timeouts` (alb.md decision 10).
+pub const EXTENDED_TIMEOUT: Duration = Duration::from_secs(3600);
+/// `http2_idle_timeout`: 180 s (alb.md decision 6); bounds ours.
+pub const HTTP2_IDLE_TIMEOUT: Rule<Duration> = seconds(180, 1, 3600);
+/// `handshake_timeout`: 10 s (config.toml); bounds ours.
+pub const HANDSHAKE_TIMEOUT: Rule<Duration> = seconds(10, 1, 600);
+/// `header_timeout`: 10 s (config.toml, alb.md decision 17); bounds ours.
+pub const HEADER_TIMEOUT: Rule<Duration> = seconds(10, 1, 600);
+
+/// `enabled` of compression: on (alb.md 1.1, `gzip_enabled`).
+pub const COMPRESSION: Switch = Switch::On;
+/// `algorithms`: Brotli before gzip (alb.md 4).
+pub const ALGORITHMS: &[Algorithm] = &[Algorithm::Brotli, Algorithm::Gzip];
+/// `min_length`: a Content-Length must exceed 1,024 bytes (alb.md 4); bounds ours.
+pub const MIN_LENGTH: Rule<NonZeroU64> = Rule {
+    default: NonZeroU64::MIN.saturating_add(1024),
+    least: NonZeroU64::MIN,
+    most: NonZeroU64::MIN.saturating_add((1 << 30) - 1),
+};
+/// `gzip_level` (config.toml); the bounds are zlib's.
+pub const GZIP_LEVEL: Rule<u8> = Rule {
+    default: 4,
+    least: 1,
+    most: 9,
+};
+/// `brotli_quality` (config.toml); the bounds are Brotli's.
+pub const BROTLI_QUALITY: Rule<u8> = Rule {
+    default: 4,
+    least: 0,
+    most: 11,
+};
+/// `compress_unknown_length`: no (alb.md decision 7).
+pub const UNKNOWN_LENGTH: UnknownLength = UnknownLength::Pass;
+
+/// `[listener.headers]`: X-Forwarded-For is appended to, every other header is off (alb.md 1.4).
+pub const HEADERS: HeadersPlan = HeadersPlan {
+    x_forwarded_for: ForwardedFor::Append,
+    x_forwarded_proto: Switch::Off,
+    x_forwarded_port: Switch::Off,
+    x_forwarded_host: Switch::Off,
+    x_forwarded_client_srcport: Switch::Off,
+    slb_id: Switch::Off,
+};
+
+/// `weight`: 100, 0 to 100 (alb.md 7.1).
+pub const WEIGHT: Rule<u8> = Rule {
+    default: 100,
+    least: 0,
+    most: 100,
+};
+/// `keepalive` of connections to backends: on (alb.md 7.7).
+pub const KEEPALIVE: Switch = Switch::On;
+/// `keepalive_idle`: 60 s (config.toml); bounds ours.
+pub const KEEPALIVE_IDLE: Rule<Duration> = seconds(60, 1, 3600);
+/// `connect_timeout`: 5 s (alb.md 1.3, where it is fixed); bounds ours, the lower one for backends next door.
+pub const CONNECT_TIMEOUT: Rule<Duration> = Rule {
+    default: Duration::from_secs(5),
+    least: Duration::from_millis(100),
+    most: Duration::from_secs(60),
+};
+/// `retries`: two more servers (alb.md 7.2); bounds ours.
+pub const RETRIES: Rule<u8> = Rule {
+    default: 2,
+    least: 0,
+    most: 10,
+};
+
+/// The longest name of a listener, server group or certificate, in characters (alb.md decision 22).
+pub const NAME_LENGTH: usize = 128;
+/// The longest key or value of a tag, in characters (alb.md 1.1).
+pub const TAG_LENGTH: usize = 128;
+
+/// The documented system policies (alb.md 2.1): names that a `tls_policy` may have meant.
+pub const SYSTEM_TLS_POLICIES: &[&str] = &[
+    DEFAULT_TLS_POLICY,
+    "tls_cipher_policy_1_0",
+    "tls_cipher_policy_1_1",
+    "tls_cipher_policy_1_2",
+    "tls_cipher_policy_1_2_strict",
+    "tls_cipher_policy_1_0_to_1_3",
+];
+/// The name of [`TLS_POLICY`].
+pub const DEFAULT_TLS_POLICY: &str = "tls_cipher_policy_1_2_strict_with_1_3";
+
+/// `[server]` where the file has no such table.
+pub fn server() -> ServerPlan {
+    ServerPlan {
+        workers: WORKERS,
+        instance_id: instance_id(),
+        drain_timeout: DRAIN_TIMEOUT.default,
+        shutdown_delay: SHUTDOWN_DELAY.default,
+        access_log: AccessLogPlan {
+            target: ACCESS_LOG_TARGET,
+            format: ACCESS_LOG_FORMAT,
+        },
+        log: LogPlan {
+            level: LOG_LEVEL.to_owned(),
+            format: LOG_FORMAT,
+        },
+    }
+}
+
+/// A listener's timeouts where it names none.
+pub fn timeouts() -> Timeouts {
+    Timeouts {
+        idle: IDLE_TIMEOUT.default,
+        http2_idle: HTTP2_IDLE_TIMEOUT.default,
+        request: REQUEST_TIMEOUT.default,
+        handshake: HANDSHAKE_TIMEOUT.default,
+        header: HEADER_TIMEOUT.default,
+    }
+}
+
+/// `[listener.compression]` where a listener has no such table.
+pub fn compression() -> CompressionSettings {
+    CompressionSettings {
+        algorithms: ALGORITHMS.to_vec(),
+        min_length: MIN_LENGTH.default,
+        gzip_level: GZIP_LEVEL.default,
+        brotli_quality: BROTLI_QUALITY.default,
+        brotli_exclude_types: Vec::new(),
+        unknown_length: UNKNOWN_LENGTH,
+    }
+}
+
+/// `instance_id`: the machine's host name (config.toml), or `lockgate` where that cannot be a header's value.
+pub fn instance_id() -> String {
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    value::header_value(host).unwrap_or_else(|_| "lockgate".to_owned())
+}
+
+const fn seconds(default: u64, least: u64, most: u64) -> Rule<Duration> {
+    Rule {
+        default: Duration::from_secs(default),
+        least: Duration::from_secs(least),
+        most: Duration::from_secs(most),
+    }
+}

@@ -1,0 +1,361 @@
+//! What was written: the file as tables and values, each with its place; no defaults, no meaning.
+//!
+//! It is filled by walking the parsed table key by key instead of deriving it whole, since a derive stops
+//! at the first mistake: here every wrong type and unknown key is reported, and reading goes on.
+//! How a single table is read is `reader`'s part.
+
+mod reader;
+mod syntax;
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use self::reader::Reader;
+use crate::config::keys;
+use crate::config::plan::Origin;
+use crate::config::report::Report;
+
+/// A value and where it stands.
+#[derive(Clone, Debug)]
+pub(super) struct Written<T> {
+    /// What was written.
+    pub(super) value: T,
+    /// Where.
+    pub(super) origin: Origin,
+}
+
+/// A key of a table.
+#[derive(Clone, Debug)]
+pub(super) enum Field<T> {
+    /// It is not there.
+    Absent,
+    /// It is there with a value of the wrong type, which has been reported.
+    Wrong,
+    /// It is there.
+    Given(Written<T>),
+}
+
+/// A value that is written as a number or as a string: a duration, `workers`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Quantity {
+    /// An integer.
+    Number(i64),
+    /// A string.
+    Text(String),
+}
+
+/// Whether everything that was written could be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Completeness {
+    /// It could.
+    Whole,
+    /// Something could not, which has been reported: what is absent may have been written.
+    Partial,
+}
+
+/// An array of tables.
+#[derive(Debug)]
+pub(super) struct Rows<T> {
+    /// The tables, in the order of the file.
+    pub(super) rows: Vec<T>,
+    /// Whether some are left out.
+    pub(super) completeness: Completeness,
+}
+
+/// A whole file.
+#[derive(Debug)]
+pub(super) struct Document {
+    /// Where the syntax errors are.
+    pub(super) doubtful: Vec<Origin>,
+    /// Whether tables are missing because of mistakes.
+    pub(super) completeness: Completeness,
+    /// `[server]`
+    pub(super) server: Option<ServerDocument>,
+    /// `[[certificate]]`
+    pub(super) certificates: Vec<CertificateDocument>,
+    /// `[[listener]]`
+    pub(super) listeners: Vec<ListenerDocument>,
+    /// `[[server_group]]`
+    pub(super) groups: Vec<GroupDocument>,
+}
+
+/// `[server]`
+#[derive(Debug)]
+pub(super) struct ServerDocument {
+    /// `workers`
+    pub(super) workers: Field<Quantity>,
+    /// `instance_id`
+    pub(super) instance_id: Field<String>,
+    /// `drain_timeout`
+    pub(super) drain_timeout: Field<Quantity>,
+    /// `shutdown_delay`
+    pub(super) shutdown_delay: Field<Quantity>,
+    /// `access_log.path`
+    pub(super) access_log_path: Field<String>,
+    /// `access_log.format`
+    pub(super) access_log_format: Field<String>,
+    /// `log.level`
+    pub(super) log_level: Field<String>,
+    /// `log.format`
+    pub(super) log_format: Field<String>,
+}
+
+/// `[[certificate]]`
+#[derive(Debug)]
+pub(super) struct CertificateDocument {
+    /// Where the table stands.
+    pub(super) origin: Origin,
+    /// `name`
+    pub(super) name: Field<String>,
+    /// `cert`
+    pub(super) cert: Field<String>,
+    /// `key`
+    pub(super) key: Field<String>,
+    /// `self_signed`
+    pub(super) self_signed: Field<Vec<Written<String>>>,
+}
+
+/// `[[listener]]`
+#[derive(Debug)]
+pub(super) struct ListenerDocument {
+    /// Where the table stands.
+    pub(super) origin: Origin,
+    /// `name`
+    pub(super) name: Field<String>,
+    /// `protocol`
+    pub(super) protocol: Field<String>,
+    /// `address`
+    pub(super) address: Field<String>,
+    /// `port`
+    pub(super) port: Field<i64>,
+    /// `tags`
+    pub(super) tags: BTreeMap<String, Written<String>>,
+    /// `certificates`
+    pub(super) certificates: Field<Vec<Written<String>>>,
+    /// `tls_policy`
+    pub(super) tls_policy: Field<String>,
+    /// `http2`
+    pub(super) http2: Field<bool>,
+    /// `idle_timeout`
+    pub(super) idle_timeout: Field<Quantity>,
+    /// `http2_idle_timeout`
+    pub(super) http2_idle_timeout: Field<Quantity>,
+    /// `request_timeout`
+    pub(super) request_timeout: Field<Quantity>,
+    /// `handshake_timeout`
+    pub(super) handshake_timeout: Field<Quantity>,
+    /// `header_timeout`
+    pub(super) header_timeout: Field<Quantity>,
+    /// `extended_timeouts`
+    pub(super) extended_timeouts: Field<bool>,
+    /// `server_group`
+    pub(super) server_group: Field<String>,
+    /// `[listener.compression]`
+    pub(super) compression: Option<CompressionDocument>,
+    /// `[listener.headers]`
+    pub(super) headers: Option<HeadersDocument>,
+}
+
+/// `[listener.compression]`
+#[derive(Debug)]
+pub(super) struct CompressionDocument {
+    /// `enabled`
+    pub(super) enabled: Field<bool>,
+    /// `algorithms`
+    pub(super) algorithms: Field<Vec<Written<String>>>,
+    /// `min_length`
+    pub(super) min_length: Field<i64>,
+    /// `gzip_level`
+    pub(super) gzip_level: Field<i64>,
+    /// `brotli_quality`
+    pub(super) brotli_quality: Field<i64>,
+    /// `brotli_exclude_types`
+    pub(super) brotli_exclude_types: Field<Vec<Written<String>>>,
+    /// `compress_unknown_length`
+    pub(super) compress_unknown_length: Field<bool>,
+}
+
+/// `[listener.headers]`
+#[derive(Debug)]
+pub(super) struct HeadersDocument {
+    /// `x_forwarded_for`
+    pub(super) x_forwarded_for: Field<String>,
+    /// `x_forwarded_proto`
+    pub(super) x_forwarded_proto: Field<bool>,
+    /// `x_forwarded_port`
+    pub(super) x_forwarded_port: Field<bool>,
+    /// `x_forwarded_host`
+    pub(super) x_forwarded_host: Field<bool>,
+    /// `x_forwarded_client_srcport`
+    pub(super) x_forwarded_client_srcport: Field<bool>,
+    /// `slb_id`
+    pub(super) slb_id: Field<bool>,
+}
+
+/// `[[server_group]]`
+#[derive(Debug)]
+pub(super) struct GroupDocument {
+    /// Where the table stands.
+    pub(super) origin: Origin,
+    /// `name`
+    pub(super) name: Field<String>,
+    /// `servers`
+    pub(super) servers: Rows<ServerEntryDocument>,
+    /// `keepalive`
+    pub(super) keepalive: Field<bool>,
+    /// `keepalive_idle`
+    pub(super) keepalive_idle: Field<Quantity>,
+    /// `connect_timeout`
+    pub(super) connect_timeout: Field<Quantity>,
+    /// `retries`
+    pub(super) retries: Field<i64>,
+}
+
+/// An element of `servers`.
+#[derive(Debug)]
+pub(super) struct ServerEntryDocument {
+    /// Where the table stands.
+    pub(super) origin: Origin,
+    /// `address`
+    pub(super) address: Field<String>,
+    /// `weight`
+    pub(super) weight: Field<i64>,
+}
+
+impl Document {
+    /// Reads a file's text, reporting syntax errors, unknown keys and wrong types.
+    pub(super) fn read(text: &str, report: &mut Report) -> Self {
+        let (table, errors) = toml::de::DeTable::parse_recoverable(text);
+        let doubtful = syntax::report(text, &errors, &table, report);
+        let mut root = Reader::open(table.get_ref(), Origin::default(), &keys::ROOT, report);
+        let server = root
+            .table("server", &keys::SERVER)
+            .map(|mut table| read_server(&mut table));
+        let certificates = root.tables("certificate", &keys::CERTIFICATE, read_certificate);
+        let listeners = root.tables("listener", &keys::LISTENER, read_listener);
+        let groups = root.tables("server_group", &keys::SERVER_GROUP, read_group);
+        let all = [
+            certificates.completeness,
+            listeners.completeness,
+            groups.completeness,
+        ];
+        let is_whole = doubtful.is_empty() && all.iter().all(|part| *part == Completeness::Whole);
+        Self {
+            doubtful,
+            completeness: if is_whole {
+                Completeness::Whole
+            } else {
+                Completeness::Partial
+            },
+            server,
+            certificates: certificates.rows,
+            listeners: listeners.rows,
+            groups: groups.rows,
+        }
+    }
+}
+
+fn read_server(table: &mut Reader<'_, '_>) -> ServerDocument {
+    let (access_log_path, access_log_format) = match table.table("access_log", &keys::ACCESS_LOG) {
+        Some(mut log) => (log.leaf("path"), log.leaf("format")),
+        None => (Field::Absent, Field::Absent),
+    };
+    let (log_level, log_format) = match table.table("log", &keys::LOG) {
+        Some(mut log) => (log.leaf("level"), log.leaf("format")),
+        None => (Field::Absent, Field::Absent),
+    };
+    ServerDocument {
+        workers: table.leaf("workers"),
+        instance_id: table.leaf("instance_id"),
+        drain_timeout: table.leaf("drain_timeout"),
+        shutdown_delay: table.leaf("shutdown_delay"),
+        access_log_path,
+        access_log_format,
+        log_level,
+        log_format,
+    }
+}
+
+fn read_certificate(table: &mut Reader<'_, '_>) -> CertificateDocument {
+    CertificateDocument {
+        origin: table.origin(),
+        name: table.leaf("name"),
+        cert: table.leaf("cert"),
+        key: table.leaf("key"),
+        self_signed: table.list("self_signed"),
+    }
+}
+
+fn read_listener(table: &mut Reader<'_, '_>) -> ListenerDocument {
+    // Read for its keys' sake only: none of them works yet.
+    table.table("access", &keys::ACCESS);
+    ListenerDocument {
+        origin: table.origin(),
+        name: table.leaf("name"),
+        protocol: table.leaf("protocol"),
+        address: table.leaf("address"),
+        port: table.leaf("port"),
+        tags: table.map("tags"),
+        certificates: table.list("certificates"),
+        tls_policy: table.leaf("tls_policy"),
+        http2: table.leaf("http2"),
+        idle_timeout: table.leaf("idle_timeout"),
+        http2_idle_timeout: table.leaf("http2_idle_timeout"),
+        request_timeout: table.leaf("request_timeout"),
+        handshake_timeout: table.leaf("handshake_timeout"),
+        header_timeout: table.leaf("header_timeout"),
+        extended_timeouts: table.leaf("extended_timeouts"),
+        server_group: table.leaf("server_group"),
+        compression: table
+            .table("compression", &keys::COMPRESSION)
+            .map(|mut table| read_compression(&mut table)),
+        headers: table
+            .table("headers", &keys::HEADERS)
+            .map(|mut table| read_headers(&mut table)),
+    }
+}
+
+fn read_compression(table: &mut Reader<'_, '_>) -> CompressionDocument {
+    CompressionDocument {
+        enabled: table.leaf("enabled"),
+        algorithms: table.list("algorithms"),
+        min_length: table.leaf("min_length"),
+        gzip_level: table.leaf("gzip_level"),
+        brotli_quality: table.leaf("brotli_quality"),
+        brotli_exclude_types: table.list("brotli_exclude_types"),
+        compress_unknown_length: table.leaf("compress_unknown_length"),
+    }
+}
+
+fn read_headers(table: &mut Reader<'_, '_>) -> HeadersDocument {
+    HeadersDocument {
+        x_forwarded_for: table.leaf("x_forwarded_for"),
+        x_forwarded_proto: table.leaf("x_forwarded_proto"),
+        x_forwarded_port: table.leaf("x_forwarded_port"),
+        x_forwarded_host: table.leaf("x_forwarded_host"),
+        x_forwarded_client_srcport: table.leaf("x_forwarded_client_srcport"),
+        slb_id: table.leaf("slb_id"),
+    }
+}
+
+fn read_group(table: &mut Reader<'_, '_>) -> GroupDocument {
+    GroupDocument {
+        origin: table.origin(),
+        name: table.leaf("name"),
+        servers: table.tables("servers", &keys::SERVER_ENTRY, read_server_entry),
+        keepalive: table.leaf("keepalive"),
+        keepalive_idle: table.leaf("keepalive_idle"),
+        connect_timeout: table.leaf("connect_timeout"),
+        retries: table.leaf("retries"),
+    }
+}
+
+fn read_server_entry(table: &mut Reader<'_, '_>) -> ServerEntryDocument {
+    ServerEntryDocument {
+        origin: table.origin(),
+        address: table.leaf("address"),
+        weight: table.leaf("weight"),
+    }
+}

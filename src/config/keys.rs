@@ -1,0 +1,255 @@
+//! The keys of every table: those that work, and those that are known but not implemented yet.
+//!
+//! A key that is not implemented is an error, unless its value says "off". Whoever implements it moves
+//! its line from `not_yet` to `works` and reads it in `document`.
+
+/// The keys of one table.
+#[derive(Debug)]
+pub(super) struct Keys {
+    /// How the table is written.
+    pub(super) title: &'static str,
+    /// Keys that `document` reads.
+    pub(super) works: &'static [&'static str],
+    /// Keys that are part of the interface, and what value of theirs is taken because it asks for nothing.
+    pub(super) not_yet: &'static [(&'static str, Off)],
+}
+
+/// The value of a key that asks for nothing, or for what is done anyway.
+#[derive(Debug)]
+pub(super) enum Off {
+    /// No value does.
+    Never,
+    /// `false`
+    False,
+    /// `0`
+    Zero,
+    /// An empty array.
+    Empty,
+    /// Just this string.
+    Text(&'static str),
+    /// A table with `enabled = false`; the table's keys are listed.
+    Disabled(&'static [&'static str]),
+}
+
+/// The file itself.
+pub(super) const ROOT: Keys = Keys {
+    title: "the top level of the file",
+    works: &["server", "certificate", "listener", "server_group"],
+    not_yet: &[("tls_policy", Off::Never)],
+};
+
+/// `[server]`
+pub(super) const SERVER: Keys = Keys {
+    title: "[server]",
+    works: &[
+        "workers",
+        "instance_id",
+        "drain_timeout",
+        "shutdown_delay",
+        "access_log",
+        "log",
+    ],
+    not_yet: &[
+        ("user", Off::Never),
+        ("sandbox", Off::Text("off")),
+        ("secret_file", Off::Never),
+        ("resolver", Off::Empty),
+        ("max_connections", Off::Zero),
+        ("max_connections_per_ip", Off::Zero),
+        ("watch", Off::False),
+        ("admin", Off::Never),
+    ],
+};
+
+/// `[server.access_log]`
+pub(super) const ACCESS_LOG: Keys = Keys {
+    title: "[server.access_log]",
+    works: &["path", "format"],
+    not_yet: &[],
+};
+
+/// `[server.log]`
+pub(super) const LOG: Keys = Keys {
+    title: "[server.log]",
+    works: &["level", "format"],
+    not_yet: &[],
+};
+
+/// `[[certificate]]`
+pub(super) const CERTIFICATE: Keys = Keys {
+    title: "[[certificate]]",
+    works: &["name", "cert", "key", "self_signed"],
+    not_yet: &[],
+};
+
+/// `[[listener]]`
+pub(super) const LISTENER: Keys = Keys {
+    title: "[[listener]]",
+    works: &[
+        "name",
+        "protocol",
+        "address",
+        "port",
+        "tags",
+        "certificates",
+        "tls_policy",
+        "http2",
+        "idle_timeout",
+        "http2_idle_timeout",
+        "request_timeout",
+        "handshake_timeout",
+        "header_timeout",
+        "extended_timeouts",
+        "server_group",
+        "compression",
+        "headers",
+        "access",
+    ],
+    not_yet: &[
+        ("tls_policy_strict", Off::False),
+        ("sni_strict", Off::False),
+        ("quic_listener", Off::Never),
+        ("quic_advertised_port", Off::Never),
+        ("loop_detection", Off::False),
+        ("proxy_protocol", Off::Never),
+        ("client_auth", Off::Never),
+        ("client_ip", Off::Never),
+        ("limits", Off::Never),
+        ("rule", Off::Never),
+    ],
+};
+
+/// `[listener.compression]`
+pub(super) const COMPRESSION: Keys = Keys {
+    title: "[listener.compression]",
+    works: &[
+        "enabled",
+        "algorithms",
+        "min_length",
+        "gzip_level",
+        "brotli_quality",
+        "brotli_exclude_types",
+        "compress_unknown_length",
+    ],
+    not_yet: &[],
+};
+
+/// `[listener.headers]`
+pub(super) const HEADERS: Keys = Keys {
+    title: "[listener.headers]",
+    works: &[
+        "x_forwarded_for",
+        "x_forwarded_proto",
+        "x_forwarded_port",
+        "x_forwarded_host",
+        "x_forwarded_client_srcport",
+        "slb_id",
+    ],
+    not_yet: &[
+        ("tls_protocol", Off::False),
+        ("tls_cipher", Off::False),
+        ("client_cert_subject_dn", Off::False),
+        ("client_cert_issuer_dn", Off::False),
+        ("client_cert_fingerprint", Off::False),
+        ("client_cert_client_verify", Off::False),
+        ("client_cert_fingerprint_hash", Off::Text("sha1")),
+        ("client_cert_rfc9440", Off::False),
+        ("request_id", Off::False),
+    ],
+};
+
+/// `[listener.access]`
+pub(super) const ACCESS: Keys = Keys {
+    title: "[listener.access]",
+    works: &[],
+    not_yet: &[("allow", Off::Empty), ("deny", Off::Empty)],
+};
+
+/// `[[server_group]]`
+pub(super) const SERVER_GROUP: Keys = Keys {
+    title: "[[server_group]]",
+    works: &[
+        "name",
+        "servers",
+        "keepalive",
+        "keepalive_idle",
+        "connect_timeout",
+        "retries",
+    ],
+    not_yet: &[
+        ("protocol", Off::Text("http")),
+        ("scheduler", Off::Text("wrr")),
+        ("hash_query_parameter", Off::Never),
+        ("max_connections_per_server", Off::Zero),
+        ("tls", Off::Never),
+        (
+            "health_check",
+            Off::Disabled(&[
+                "enabled",
+                "protocol",
+                "interval",
+                "timeout",
+                "healthy_threshold",
+                "unhealthy_threshold",
+                "port",
+                "method",
+                "http_version",
+                "path",
+                "host",
+                "codes",
+            ]),
+        ),
+        (
+            "sticky_session",
+            Off::Disabled(&["enabled", "type", "cookie", "timeout"]),
+        ),
+        ("slow_start", Off::Disabled(&["enabled", "duration"])),
+        ("connection_drain", Off::Disabled(&["enabled", "timeout"])),
+    ],
+};
+
+/// An element of `servers`.
+pub(super) const SERVER_ENTRY: Keys = Keys {
+    title: "an element of `servers`",
+    works: &["address", "weight"],
+    not_yet: &[],
+};
+
+/// Every table, to tell where a misplaced key belongs.
+pub(super) const TABLES: &[&Keys] = &[
+    &ROOT,
+    &SERVER,
+    &ACCESS_LOG,
+    &LOG,
+    &CERTIFICATE,
+    &LISTENER,
+    &COMPRESSION,
+    &HEADERS,
+    &ACCESS,
+    &SERVER_GROUP,
+    &SERVER_ENTRY,
+];
+
+impl Keys {
+    /// Every known key, working or not.
+    pub(super) fn all(&self) -> impl Iterator<Item = &'static str> + use<> {
+        self.works
+            .iter()
+            .copied()
+            .chain(self.not_yet.iter().map(|(key, _)| *key))
+    }
+}
+
+impl Off {
+    /// What to do about a key that is not implemented yet.
+    pub(super) fn way_out(&self, key: &str) -> String {
+        match self {
+            Self::Never => "leave it out".to_owned(),
+            Self::False => format!("leave it out, or say `{key} = false`"),
+            Self::Zero => format!("leave it out, or say `{key} = 0`"),
+            Self::Empty => format!("leave it out, or say `{key} = []`"),
+            Self::Text(text) => format!("leave it out, or say `{key} = \"{text}\"`"),
+            Self::Disabled(_) => "leave it out, or say `enabled = false` in it".to_owned(),
+        }
+    }
+}

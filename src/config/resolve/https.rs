@@ -1,0 +1,200 @@
+//! What only an HTTPS listener has, and `[listener.compression]`.
+
+use super::{Resolver, Scope, switch};
+use crate::config::defaults;
+use crate::config::document::{CompressionDocument, Field, ListenerDocument, Written};
+use crate::config::plan::{
+    Algorithm, CertificateId, CompressionPlan, CompressionSettings, Http2, HttpsPlan, Origin,
+    Switch, TlsPolicyPlan, UnknownLength,
+};
+use crate::config::suggest;
+use crate::config::value;
+
+impl Resolver<'_> {
+    /// Certificates, TLS policy and HTTP/2 of an HTTPS listener; `None` if they have mistakes.
+    pub(super) fn https(
+        &mut self,
+        written: &ListenerDocument,
+        scope: &mut Scope,
+    ) -> Option<HttpsPlan> {
+        let certificates = self.listener_certificates(written, scope);
+        let tls_policy = match written.tls_policy.given() {
+            Some(policy) => self.tls_policy(policy),
+            None => Some(defaults::TLS_POLICY),
+        };
+        let http2 = match written.http2.given() {
+            Some(Written { value: true, .. }) => Http2::Offered,
+            Some(Written { value: false, .. }) => Http2::Off,
+            None => defaults::HTTP2,
+        };
+        Some(HttpsPlan {
+            certificates: certificates?,
+            tls_policy: tls_policy?,
+            http2,
+        })
+    }
+
+    /// Reports what a plain HTTP listener cannot have.
+    pub(super) fn refuse_https_keys(&mut self, written: &ListenerDocument) {
+        let certificates = written.certificates.given().map(|written| &written.origin);
+        let tls_policy = written.tls_policy.given().map(|written| &written.origin);
+        let http2 = written.http2.given().map(|written| &written.origin);
+        for (key, origin) in [
+            ("certificates", certificates),
+            ("tls_policy", tls_policy),
+            ("http2", http2),
+        ] {
+            if let Some(origin) = origin {
+                self.report
+                    .error(origin, format!("`{key}` is not for an `http` listener"))
+                    .help("leave it out, or say `protocol = \"https\"`");
+            }
+        }
+    }
+
+    fn listener_certificates(
+        &mut self,
+        written: &ListenerDocument,
+        scope: &mut Scope,
+    ) -> Option<Vec<CertificateId>> {
+        let help = "name at least one `[[certificate]]`: `certificates = [\"...\"]`; the first is the default";
+        let list = match &written.certificates {
+            Field::Absent => {
+                self.missing(
+                    &written.origin,
+                    "this `https` listener has no `certificates`",
+                    help,
+                );
+                return None;
+            }
+            Field::Wrong => return None,
+            Field::Given(list) if list.value.is_empty() => {
+                self.report
+                    .error(&list.origin, "`certificates` is empty")
+                    .help(help);
+                return None;
+            }
+            Field::Given(list) => list,
+        };
+        let mut ids: Vec<(CertificateId, &Origin)> = Vec::with_capacity(list.value.len());
+        for reference in &list.value {
+            let Some(id) = self.refer(&mut scope.certificates, reference) else {
+                continue;
+            };
+            if let Some((_, first)) = ids.iter().find(|(earlier, _)| *earlier == id) {
+                self.report
+                    .error(
+                        &reference.origin,
+                        format!("the certificate `{}` is named twice", reference.value),
+                    )
+                    .label("the second time")
+                    .also(first, "the first time");
+            }
+            ids.push((id, &reference.origin));
+        }
+        Some(ids.into_iter().map(|(id, _)| id).collect())
+    }
+
+    fn tls_policy(&mut self, written: &Written<String>) -> Option<TlsPolicyPlan> {
+        let name = self.expand(written)?;
+        if name == defaults::DEFAULT_TLS_POLICY {
+            return Some(defaults::TLS_POLICY);
+        }
+        let policies = defaults::SYSTEM_TLS_POLICIES;
+        let near = suggest::nearest(&name, policies.iter().copied())
+            .filter(|_| !policies.contains(&name.as_str()));
+        if let Some(near) = near {
+            self.report
+                .error(
+                    &written.origin,
+                    format!("there is no TLS policy `{}`", name.escape_debug()),
+                )
+                .label(format!("did you mean `{near}`?"));
+        } else {
+            self.report
+                .error(
+                    &written.origin,
+                    format!(
+                        "the TLS policy `{}` is not implemented yet",
+                        name.escape_debug()
+                    ),
+                )
+                .help(format!(
+                    "only `{}` is, and it is the default",
+                    defaults::DEFAULT_TLS_POLICY
+                ));
+        }
+        None
+    }
+
+    /// Compression; an absent table means its defaults.
+    pub(super) fn compression(&mut self, written: Option<&CompressionDocument>) -> CompressionPlan {
+        let Some(written) = written else {
+            return CompressionPlan::On(defaults::compression());
+        };
+        let settings = self.compression_settings(written);
+        match switch(&written.enabled, defaults::COMPRESSION) {
+            Switch::On => CompressionPlan::On(settings),
+            Switch::Off => CompressionPlan::Off,
+        }
+    }
+
+    fn compression_settings(&mut self, written: &CompressionDocument) -> CompressionSettings {
+        let exclude = &written.brotli_exclude_types;
+        let unknown_length = match written.compress_unknown_length.given() {
+            Some(Written { value: true, .. }) => UnknownLength::Compress,
+            Some(Written { value: false, .. }) => UnknownLength::Pass,
+            None => defaults::UNKNOWN_LENGTH,
+        };
+        CompressionSettings {
+            algorithms: self.algorithms(&written.algorithms),
+            min_length: self.number("min_length", &written.min_length, defaults::MIN_LENGTH),
+            gzip_level: self.number("gzip_level", &written.gzip_level, defaults::GZIP_LEVEL),
+            brotli_quality: self.number(
+                "brotli_quality",
+                &written.brotli_quality,
+                defaults::BROTLI_QUALITY,
+            ),
+            brotli_exclude_types: self.strings("brotli_exclude_types", exclude, |text| {
+                value::media_type(&text)
+            }),
+            unknown_length,
+        }
+    }
+
+    fn algorithms(&mut self, field: &Field<Vec<Written<String>>>) -> Vec<Algorithm> {
+        let Some(list) = field.given() else {
+            return defaults::ALGORITHMS.to_vec();
+        };
+        if list.value.is_empty() {
+            self.report
+                .error(&list.origin, "`algorithms` is empty")
+                .help("`enabled = false` switches compression off");
+        }
+        let words = [
+            ("br", Some(Algorithm::Brotli)),
+            ("gzip", Some(Algorithm::Gzip)),
+            ("zstd", None),
+        ];
+        let mut algorithms: Vec<(Algorithm, &Origin)> = Vec::with_capacity(words.len());
+        for word in &list.value {
+            let Some(algorithm) = self.choice("algorithms", word, &words) else {
+                continue;
+            };
+            if let Some((_, first)) = algorithms.iter().find(|(earlier, _)| *earlier == algorithm) {
+                self.report
+                    .error(
+                        &word.origin,
+                        format!("the algorithm `{}` is named twice", word.value),
+                    )
+                    .label("the second time")
+                    .also(first, "the first time");
+            }
+            algorithms.push((algorithm, &word.origin));
+        }
+        algorithms
+            .into_iter()
+            .map(|(algorithm, _)| algorithm)
+            .collect()
+    }
+}

@@ -1,0 +1,161 @@
+//! Names become ids: every name is given once, every reference finds its name, and what nobody refers to
+//! is said so.
+
+use super::Resolver;
+use crate::config::defaults;
+use crate::config::document::{Completeness, Field, ListenerDocument, Written};
+use crate::config::plan::{CertificateId, GroupId, Origin};
+use crate::config::suggest;
+use crate::config::value;
+
+/// An index into one of the plan's vectors.
+pub(super) trait Id {
+    /// The id of the element at an index.
+    fn mint(index: usize) -> Self;
+}
+
+impl Id for CertificateId {
+    fn mint(index: usize) -> Self {
+        Self(index)
+    }
+}
+
+impl Id for GroupId {
+    fn mint(index: usize) -> Self {
+        Self(index)
+    }
+}
+
+/// The names of one kind of thing, in the order of the file.
+pub(super) struct Names<I> {
+    kind: &'static str,
+    names: Vec<Name>,
+    /// One name or more could not be read: what refers to nothing may refer to these.
+    has_gaps: bool,
+    ids: std::marker::PhantomData<I>,
+}
+
+struct Name {
+    text: String,
+    index: usize,
+    origin: Origin,
+    used: Use,
+}
+
+#[derive(PartialEq)]
+enum Use {
+    No,
+    Yes,
+}
+
+impl Resolver<'_> {
+    /// Collects the names of one kind, reporting the missing and the doubled ones.
+    pub(super) fn names<'d, I>(
+        &mut self,
+        kind: &'static str,
+        tables: impl Iterator<Item = (&'d Field<String>, &'d Origin)>,
+    ) -> Names<I> {
+        let mut names = Names {
+            kind,
+            names: Vec::<Name>::new(),
+            has_gaps: false,
+            ids: std::marker::PhantomData,
+        };
+        for (index, (field, table)) in tables.enumerate() {
+            if field.is_absent() {
+                self.missing(
+                    table,
+                    format!("this {kind} has no name"),
+                    "add `name = \"...\"`, 1 to 128 characters",
+                );
+            }
+            let text = self.name(field);
+            let (Some(text), Some(written)) = (text, field.given()) else {
+                names.has_gaps = true;
+                continue;
+            };
+            if let Some(first) = names.names.iter().find(|name| name.text == text) {
+                self.report
+                    .error(
+                        &written.origin,
+                        format!("two {kind}s have the name `{text}`"),
+                    )
+                    .label("the second")
+                    .also(&first.origin, "the first")
+                    .help(format!("the name of a {kind} is given only once"));
+            }
+            names.names.push(Name {
+                text,
+                index,
+                origin: written.origin.clone(),
+                used: Use::No,
+            });
+        }
+        names
+    }
+
+    /// A name by itself.
+    pub(super) fn name(&mut self, field: &Field<String>) -> Option<String> {
+        self.string("name", field, |text| {
+            value::text(text, 1, defaults::NAME_LENGTH)
+        })
+    }
+
+    /// Reports missing and doubled names of listeners, to which nothing refers.
+    pub(super) fn check_listener_names(&mut self, listeners: &[ListenerDocument]) {
+        self.names::<()>(
+            "listener",
+            listeners
+                .iter()
+                .map(|listener| (&listener.name, &listener.origin)),
+        );
+    }
+
+    /// The id that a reference stands for.
+    pub(super) fn refer<I: Id>(
+        &mut self,
+        names: &mut Names<I>,
+        reference: &Written<String>,
+    ) -> Option<I> {
+        let text = self.expand(reference)?;
+        if let Some(name) = names.names.iter_mut().find(|name| name.text == text) {
+            name.used = Use::Yes;
+            return Some(I::mint(name.index));
+        }
+        if names.has_gaps || self.completeness == Completeness::Partial {
+            return None;
+        }
+        let message = format!("there is no {} `{}`", names.kind, text.escape_debug());
+        let diagnostic = self.report.error(&reference.origin, message);
+        match suggest::nearest(&text, names.names.iter().map(|name| name.text.as_str())) {
+            Some(near) => diagnostic.label(format!("did you mean `{near}`?")),
+            None if names.names.is_empty() => {
+                diagnostic.help(format!("the file has no {} at all", names.kind))
+            }
+            None => {
+                let known: Vec<String> = names
+                    .names
+                    .iter()
+                    .map(|name| format!("`{}`", name.text))
+                    .collect();
+                diagnostic.help(format!("the file has {}", known.join(", ")))
+            }
+        };
+        None
+    }
+
+    /// Warns of what is never referred to; after an error, a reference to it may be what is wrong.
+    pub(super) fn warn_of_unused<I>(&mut self, names: &Names<I>) {
+        if self.report.has_errors() {
+            return;
+        }
+        for name in names.names.iter().filter(|name| name.used == Use::No) {
+            self.report
+                .warning(
+                    &name.origin,
+                    format!("no listener uses the {} `{}`", names.kind, name.text),
+                )
+                .label("never used");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! `[server]`
+
+use std::num::NonZeroUsize;
+
+use super::Resolver;
+use crate::config::defaults;
+use crate::config::document::{Field, Quantity, ServerDocument};
+use crate::config::plan::{AccessLogPlan, LogFormat, LogPlan, LogTarget, ServerPlan, Workers};
+use crate::config::value;
+
+impl Resolver<'_> {
+    /// The process; an absent table means its defaults.
+    pub(super) fn server(&mut self, written: Option<&ServerDocument>) -> ServerPlan {
+        let Some(written) = written else {
+            return defaults::server();
+        };
+        ServerPlan {
+            workers: self.workers(&written.workers),
+            instance_id: self
+                .string("instance_id", &written.instance_id, value::header_value)
+                .unwrap_or_else(defaults::instance_id),
+            drain_timeout: self.duration(
+                "drain_timeout",
+                &written.drain_timeout,
+                defaults::DRAIN_TIMEOUT,
+            ),
+            shutdown_delay: self.duration(
+                "shutdown_delay",
+                &written.shutdown_delay,
+                defaults::SHUTDOWN_DELAY,
+            ),
+            access_log: AccessLogPlan {
+                target: self
+                    .log_target(&written.access_log_path)
+                    .unwrap_or(defaults::ACCESS_LOG_TARGET),
+                format: self
+                    .log_format(&written.access_log_format)
+                    .unwrap_or(defaults::ACCESS_LOG_FORMAT),
+            },
+            log: LogPlan {
+                level: self
+                    .string("level", &written.log_level, value::log_filter)
+                    .unwrap_or_else(|| defaults::LOG_LEVEL.to_owned()),
+                format: self
+                    .log_format(&written.log_format)
+                    .unwrap_or(defaults::LOG_FORMAT),
+            },
+        }
+    }
+
+    fn workers(&mut self, field: &Field<Quantity>) -> Workers {
+        let Some(written) = field.given() else {
+            return defaults::WORKERS;
+        };
+        let number = match &written.value {
+            Quantity::Text(text) if text == "auto" => return Workers::Auto,
+            Quantity::Text(text) => {
+                let message = format!("`workers`: unknown value `{}`", text.escape_debug());
+                self.report
+                    .error(&written.origin, message)
+                    .label("expected `\"auto\"` or a number");
+                return defaults::WORKERS;
+            }
+            Quantity::Number(number) => *number,
+        };
+        match value::number(number, defaults::WORKER_COUNT) {
+            Ok(count) => usize::try_from(count)
+                .ok()
+                .and_then(NonZeroUsize::new)
+                .map_or(Workers::Auto, Workers::Count),
+            Err(error) => {
+                self.refuse("workers", &written.origin, &error)
+                    .help("`\"auto\"` is one for each CPU");
+                defaults::WORKERS
+            }
+        }
+    }
+
+    fn log_target(&mut self, field: &Field<String>) -> Option<LogTarget> {
+        let folder = self.folder.clone();
+        self.string("path", field, |text| match text.as_str() {
+            "stdout" => Ok(LogTarget::Stdout),
+            "off" => Ok(LogTarget::Off),
+            path => value::path(path, &folder).map(LogTarget::File),
+        })
+    }
+
+    fn log_format(&mut self, field: &Field<String>) -> Option<LogFormat> {
+        self.choice(
+            "format",
+            field.given()?,
+            &[
+                ("json", Some(LogFormat::Json)),
+                ("text", Some(LogFormat::Text)),
+            ],
+        )
+    }
+}
