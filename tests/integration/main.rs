@@ -16,4 +16,5 @@
     reason = "actors are spawned freely: only the program must know its tasks"
 )]
 
+mod http;
 mod support;
