@@ -200,9 +200,10 @@ impl Failure {
             | Self::NameUnresolved
             | Self::BackendClosed
             | Self::BackendMalformed
-            | Self::ResponseTimeout
-            | Self::MethodRefused => AfterFailure::Keep,
-            Self::BackendUpgrade
+            | Self::ResponseTimeout => AfterFailure::Keep,
+            // After CONNECT, a client may already be sending what was meant for its tunnel.
+            Self::MethodRefused
+            | Self::BackendUpgrade
             | Self::ClientTooSlow
             | Self::HeadTooSlow
             | Self::ClientGone
