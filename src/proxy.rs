@@ -133,6 +133,7 @@ async fn forward(
             Continue::No => Expectation::None,
         },
         body_limit: MAX_BODY,
+        clean_trailers: hop_by_hop::clean_trailers,
         timeout: listener.plan.timeouts.request,
     };
     let mut trace = Trace::begin();

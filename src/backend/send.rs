@@ -46,6 +46,8 @@ pub struct Outgoing<'a> {
     pub expectation: Expectation,
     /// The longest body, in bytes.
     pub body_limit: u64,
+    /// Takes out of the trailers what a client may not send in them.
+    pub clean_trailers: fn(&mut HeaderMap),
     /// request_timeout
     pub timeout: Duration,
 }
@@ -241,6 +243,7 @@ async fn run(
         outgoing.framing,
         outgoing.expectation,
         outgoing.body_limit,
+        outgoing.clean_trailers,
     );
     let kind = if outgoing.method == Method::HEAD {
         RequestKind::Head

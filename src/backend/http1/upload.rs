@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
+use http::HeaderMap;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::io::AsyncWrite;
@@ -79,11 +80,18 @@ pub struct Upload {
     written: u64,
     received: u64,
     limit: u64,
+    clean_trailers: fn(&mut HeaderMap),
 }
 
 impl Upload {
     /// An upload of the head that stands in the connection's write buffer, and of `body`, at most `limit` bytes.
-    pub fn new(body: Incoming, framing: BodyFraming, expectation: Expectation, limit: u64) -> Self {
+    pub fn new(
+        body: Incoming,
+        framing: BodyFraming,
+        expectation: Expectation,
+        limit: u64,
+        clean_trailers: fn(&mut HeaderMap),
+    ) -> Self {
         let state = match (framing, expectation) {
             (BodyFraming::None | BodyFraming::Length(0), _) => State::Flushing,
             (BodyFraming::Length(_) | BodyFraming::Chunked, Expectation::Continue) => State::Asking,
@@ -99,6 +107,7 @@ impl Upload {
             written: 0,
             received: 0,
             limit,
+            clean_trailers,
         }
     }
 
@@ -221,8 +230,10 @@ impl Upload {
                 self.data = data;
             }
             Err(frame) => {
-                if let (Ok(trailers), BodyFraming::Chunked) = (frame.into_trailers(), self.framing)
+                if let (Ok(mut trailers), BodyFraming::Chunked) =
+                    (frame.into_trailers(), self.framing)
                 {
+                    (self.clean_trailers)(&mut trailers);
                     request::write_trailers(&trailers, out);
                     self.state = State::Flushing;
                 }
