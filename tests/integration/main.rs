@@ -16,5 +16,8 @@
     reason = "actors are spawned freely: only the program must know its tasks"
 )]
 
+mod framing;
+mod headers;
 mod http;
 mod support;
+mod websocket;

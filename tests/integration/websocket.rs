@@ -103,12 +103,14 @@ async fn the_backends_end_leaves_the_client_to_finish() {
     })
     .run()
     .await;
-    let running = Proxy::to(&backend).http().run().await;
-    let mut raw = upgraded(&running).await;
-    assert_eq!(raw.read_to_end().await, (b"over".to_vec(), Ended::Cleanly));
-    raw.write("and out").await;
-    raw.half_close().await;
-    within("the backend hears the client out", heard.notified()).await;
+    for proxy in [Proxy::to(&backend), Proxy::to(&backend).http()] {
+        let running = proxy.run().await;
+        let mut raw = upgraded(&running).await;
+        assert_eq!(raw.read_to_end().await, (b"over".to_vec(), Ended::Cleanly));
+        raw.write("and out").await;
+        raw.half_close().await;
+        within("the backend hears the client out", heard.notified()).await;
+    }
 }
 
 #[tokio::test]
@@ -171,7 +173,11 @@ async fn a_backend_that_switches_unasked_or_otherwise_is_not_believed() {
     let other = ASKING.replace("websocket", "h2c");
     for (name, request, answer) in [
         ("unasked", plain, SWITCHING),
-        ("a protocol that is not tunnelled", other.as_str(), &elsewhere),
+        (
+            "a protocol that is not tunnelled",
+            other.as_str(),
+            &elsewhere,
+        ),
         ("another protocol", ASKING, &elsewhere),
         ("no protocol", ASKING, &nowhere),
     ] {

@@ -2,6 +2,7 @@
 
 pub(crate) mod backend;
 pub(crate) mod client;
+pub(crate) mod h2;
 pub(crate) mod pki;
 pub(crate) mod proxy;
 pub(crate) mod raw;

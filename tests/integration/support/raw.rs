@@ -139,12 +139,19 @@ impl Raw {
 
     /// Exactly so many bytes.
     pub(crate) async fn read_exactly(&mut self, length: usize) -> Vec<u8> {
+        let bytes = self.try_read_exactly(length).await;
+        bytes.unwrap_or_else(|| panic!("ended before {length} bytes had come"))
+    }
+
+    /// The same where the stream may end before.
+    pub(crate) async fn try_read_exactly(&mut self, length: usize) -> Option<Vec<u8>> {
         within(&format!("{length} bytes come"), async {
             while self.buffer.len() < length {
-                let n = self.fill().await.unwrap();
-                assert!(n > 0, "ended after {} of {length} bytes", self.buffer.len());
+                if !matches!(self.fill().await, Ok(1..)) {
+                    return None;
+                }
             }
-            self.buffer.drain(..length).collect()
+            Some(self.buffer.drain(..length).collect())
         })
         .await
     }
