@@ -371,9 +371,10 @@ impl Entry {
     /// Writes the line of an exchange that has ended.
     fn write(&self, connection: &Connection) {
         // A request that was never answered lost its client.
-        let failure = self
-            .failure
-            .or(self.status.is_none().then_some(Failure::ClientGone));
+        let failure = match self.status {
+            Some(_) => self.failure,
+            None => self.failure.or(Some(Failure::ClientGone)),
+        };
         let upstream = self.upstream.as_ref();
         let now = Instant::now();
         let Listener { plan, name, .. } = &*self.view.listener;
@@ -410,7 +411,7 @@ impl Entry {
                 .uri
                 .path_and_query()
                 .map(|target| target.as_str().as_bytes()),
-            host: authority.or(bytes(&self.host)),
+            host: authority.or_else(|| as_bytes(&self.host)),
             http_host: bytes(&self.host),
             referer: bytes(&self.referer),
             user_agent: bytes(&self.user_agent),

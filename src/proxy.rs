@@ -40,7 +40,7 @@ pub async fn handle(
     let (mut parts, body) = request.into_parts();
     let view = connection.view();
     let mut exchange = Exchange::begin(&connection, &view, &parts);
-    let unread = !body.is_end_stream();
+    let body_came = BodyCame::of(&body);
     let asked = Asked::of(&parts, &view);
     Ok(
         match forward(&mut parts, body, &connection, &view, &mut exchange).await {
@@ -57,7 +57,7 @@ pub async fn handle(
             Err(failure) => {
                 exchange.failed(failure);
                 exchange.answered(failure.status());
-                refuse(failure, &parts, unread, &connection)
+                refuse(failure, &parts, body_came, &connection)
                     .map(|body| ResponseBody::new(body, None, exchange, pace))
             }
         },
@@ -280,16 +280,33 @@ fn switch(
     response
 }
 
+/// How much of a request's body had come with its head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BodyCame {
+    Whole,
+    InPart,
+}
+
+impl BodyCame {
+    fn of(body: &Incoming) -> Self {
+        if body.is_end_stream() {
+            Self::Whole
+        } else {
+            Self::InPart
+        }
+    }
+}
+
 /// The answer of ours to a request that failed.
 fn refuse(
     failure: Failure,
     request: &Parts,
-    unread: bool,
+    body: BodyCame,
     connection: &Connection,
 ) -> Response<PlainBody> {
     let afterwards = match request.version {
         Version::HTTP_2 => Afterwards::Keep,
-        _ if unread => Afterwards::Close,
+        _ if body == BodyCame::InPart => Afterwards::Close,
         _ => Afterwards::of(failure),
     };
     if afterwards == Afterwards::Close {

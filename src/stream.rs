@@ -266,6 +266,10 @@ impl std::error::Error for PlainHttp {}
 
 /// What the HTTP layer talks to: a transport, with or without TLS.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives in a box, and the large one is the usual one"
+)]
 pub enum ClientStream {
     /// Plain TCP.
     Plain(Transport),

@@ -51,7 +51,11 @@ mod tests {
         let mut timer = LazyTimer::new();
         let start = Instant::now();
         let early = start + Duration::from_secs(1);
-        poll_fn(|cx| Poll::Ready(assert!(timer.poll(early, cx).is_pending()))).await;
+        assert!(
+            poll_fn(|cx| Poll::Ready(timer.poll(early, cx)))
+                .await
+                .is_pending()
+        );
         poll_fn(|cx| timer.poll(start + Duration::from_secs(5), cx)).await;
         assert_eq!(start.elapsed().as_secs(), 5);
     }
@@ -61,7 +65,11 @@ mod tests {
         let mut timer = LazyTimer::new();
         let start = Instant::now();
         let late = start + Duration::from_secs(60);
-        poll_fn(|cx| Poll::Ready(assert!(timer.poll(late, cx).is_pending()))).await;
+        assert!(
+            poll_fn(|cx| Poll::Ready(timer.poll(late, cx)))
+                .await
+                .is_pending()
+        );
         poll_fn(|cx| timer.poll(start + Duration::from_secs(1), cx)).await;
         assert_eq!(start.elapsed().as_secs(), 1);
     }

@@ -147,6 +147,13 @@ impl Group {
         self.members.get(index)
     }
 
+    /// The group is gone from the configuration: what still streams from it gets until `deadline`.
+    pub fn retire(&self, deadline: Instant) {
+        for member in &self.members {
+            member.pool.retire(deadline);
+        }
+    }
+
     /// Closes idle connections that are too old or were closed by their server.
     pub fn sweep(&self, now: Instant) {
         for member in &self.members {

@@ -3,7 +3,7 @@
 //! Only a connection on which both messages ended cleanly comes here (attacks.md row 14), and before
 //! it is used again it must still be quiet.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -58,8 +58,13 @@ impl Connection {
 /// The idle connections to one server.
 #[derive(Debug)]
 pub struct Pool {
+    #[expect(
+        clippy::vec_box,
+        reason = "connections move between the pool and exchanges: as pointers"
+    )]
     idle: RefCell<Vec<Box<Connection>>>,
     keepalive: Keepalive,
+    cut_at: Cell<Option<Instant>>,
 }
 
 impl Pool {
@@ -68,7 +73,19 @@ impl Pool {
         Self {
             idle: RefCell::new(Vec::new()),
             keepalive,
+            cut_at: Cell::new(None),
         }
+    }
+
+    /// Its group is gone from the configuration: responses that still stream get until `deadline`.
+    pub fn retire(&self, deadline: Instant) {
+        self.cut_at.set(Some(deadline));
+        self.idle.borrow_mut().clear();
+    }
+
+    /// When responses that still stream are cut off.
+    pub fn cut_at(&self) -> Option<Instant> {
+        self.cut_at.get()
     }
 
     /// How long connections are kept.

@@ -21,6 +21,8 @@ use super::http1::response::{RequestKind, ResponseHead};
 use super::http1::upload::{Expectation, Upload, UploadError};
 use super::pool::Connection;
 use super::server::Server;
+use crate::addr::BackendAddr;
+use crate::config::plan::Keepalive;
 use crate::failure::Failure;
 
 /// A request as it leaves.
@@ -119,6 +121,7 @@ impl From<&ExchangeError> for Failure {
             }
             ExchangeError::ClientTimeout => Self::ClientTooSlow,
             ExchangeError::BackendTimeout => Self::ResponseTimeout,
+            ExchangeError::Retired => Self::Drained,
             ExchangeError::Closed(_) => Self::BackendClosed,
             ExchangeError::Head(_)
             | ExchangeError::Body(_)
@@ -285,8 +288,8 @@ fn write_head(outgoing: &Outgoing<'_>, member: &Member, out: &mut Vec<u8>) {
     };
     let connection = match (outgoing.upgrade, member.pool.keepalive()) {
         (Some(protocol), _) => ConnectionIntent::Upgrade(protocol),
-        (None, crate::config::plan::Keepalive::Idle(_)) => ConnectionIntent::KeepAlive,
-        (None, crate::config::plan::Keepalive::Off) => ConnectionIntent::Close,
+        (None, Keepalive::Idle(_)) => ConnectionIntent::KeepAlive,
+        (None, Keepalive::Off) => ConnectionIntent::Close,
     };
     request::write(
         &RequestHead {
@@ -305,8 +308,8 @@ fn write_head(outgoing: &Outgoing<'_>, member: &Member, out: &mut Vec<u8>) {
 /// The Host of a request that came without one, as only HTTP/1.0 allows: the server's own address.
 fn own_host(server: &Server) -> HeaderValue {
     let text = match server.address() {
-        crate::addr::BackendAddr::Unix(_) => "localhost".to_owned(),
-        address => address.to_string(),
+        BackendAddr::Unix(_) => "localhost".to_owned(),
+        address @ (BackendAddr::Ip(_) | BackendAddr::Name { .. }) => address.to_string(),
     };
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("localhost"))
 }

@@ -47,7 +47,7 @@ pub const LOG_FORMAT: LogFormat = LogFormat::Text;
 
 /// `address`: every address, IPv4 and IPv6 (config.toml).
 pub const ADDRESS: ListenAddress = ListenAddress::Any;
-/// `port`: any TCP port (alb.md 1.1); required, so the default is never used.
+/// `port`: any TCP port (alb.md 1.1); the key is required, so the default is only an example.
 pub const PORT: Rule<u16> = Rule {
     default: 443,
     least: 1,
@@ -78,7 +78,7 @@ pub const ALGORITHMS: &[Algorithm] = &[Algorithm::Brotli, Algorithm::Gzip];
 pub const MIN_LENGTH: Rule<NonZeroU64> = Rule {
     default: NonZeroU64::MIN.saturating_add(1024),
     least: NonZeroU64::MIN,
-    most: NonZeroU64::MAX,
+    most: NonZeroU64::MIN.saturating_add((1 << 30) - 1),
 };
 /// `gzip_level` (config.toml); the bounds are zlib's.
 pub const GZIP_LEVEL: Rule<u8> = Rule {

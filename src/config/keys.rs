@@ -35,7 +35,7 @@ pub(super) enum Off {
 pub(super) const ROOT: Keys = Keys {
     title: "the top level of the file",
     works: &["server", "certificate", "listener", "server_group"],
-    not_yet: &[("tls_policy", Off::Empty)],
+    not_yet: &[("tls_policy", Off::Never)],
 };
 
 /// `[server]`
@@ -115,7 +115,7 @@ pub(super) const LISTENER: Keys = Keys {
         ("client_auth", Off::Never),
         ("client_ip", Off::Never),
         ("limits", Off::Never),
-        ("rule", Off::Empty),
+        ("rule", Off::Never),
     ],
 };
 
@@ -241,15 +241,15 @@ impl Keys {
 }
 
 impl Off {
-    /// The value that would be taken, as it is written.
-    pub(super) fn written(&self) -> Option<String> {
+    /// What to do about a key that is not implemented yet.
+    pub(super) fn way_out(&self, key: &str) -> String {
         match self {
-            Self::Never => None,
-            Self::False => Some("false".to_owned()),
-            Self::Zero => Some("0".to_owned()),
-            Self::Empty => Some("[]".to_owned()),
-            Self::Text(text) => Some(format!("\"{text}\"")),
-            Self::Disabled(_) => Some("{ enabled = false }".to_owned()),
+            Self::Never => "leave it out".to_owned(),
+            Self::False => format!("leave it out, or say `{key} = false`"),
+            Self::Zero => format!("leave it out, or say `{key} = 0`"),
+            Self::Empty => format!("leave it out, or say `{key} = []`"),
+            Self::Text(text) => format!("leave it out, or say `{key} = \"{text}\"`"),
+            Self::Disabled(_) => "leave it out, or say `enabled = false` in it".to_owned(),
         }
     }
 }

@@ -21,7 +21,7 @@ pub use self::render::render_toml;
 use self::document::Document;
 use self::plan::{Origin, Plan};
 use self::report::Report;
-use self::resolve::{Completeness, Resolver};
+use self::resolve::Resolver;
 
 /// Reads a configuration file; the plan is there if the report has no errors.
 ///
@@ -50,11 +50,7 @@ pub fn parse(
 ) -> (Option<Plan>, Report) {
     let mut report = Report::new(file_name, text);
     let document = Document::read(text, &mut report);
-    let completeness = if document.doubtful.is_empty() {
-        Completeness::Whole
-    } else {
-        Completeness::Partial
-    };
+    let completeness = document.completeness;
     let mut resolver = Resolver {
         report: &mut report,
         folder: folder_of(file_name),
@@ -80,4 +76,141 @@ fn describe(error: &std::io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     text.to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::report::Colour;
+
+    fn plan(text: &str) -> Plan {
+        let (plan, report) = parse(Path::new("/etc/lockgate/lockgate.toml"), text, &|_| None);
+        assert!(report.is_empty(), "{}", report.render(Colour::Off));
+        plan.unwrap()
+    }
+
+    #[test]
+    fn the_file_with_every_key_means_the_defaults() {
+        let bare = r#"
+            [[certificate]]
+            name = "site"
+            self_signed = ["localhost", "127.0.0.1"]
+            [[listener]]
+            name = "web"
+            protocol = "https"
+            port = 443
+            certificates = ["site"]
+            server_group = "app"
+            [[server_group]]
+            name = "app"
+            servers = [{ address = "127.0.0.1:8080" }]
+        "#;
+        assert_eq!(plan(include_str!("../../config/lockgate.toml")), plan(bare));
+    }
+
+    #[test]
+    fn the_file_with_every_key_names_every_key_that_works() {
+        let text = include_str!("../../config/lockgate.toml");
+        for keys in keys::TABLES {
+            for key in keys.works.iter().filter(|key| **key != "access") {
+                let written = [format!("{key} = "), format!(".{key}]"), format!("[{key}]")];
+                assert!(
+                    written.iter().any(|written| text.contains(written)),
+                    "{key}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_minimal_file_loads() {
+        let plan = plan(include_str!("../../config/minimal.toml"));
+        assert_eq!(plan.listeners.len(), 1);
+        assert_eq!(plan.groups.len(), 1);
+    }
+
+    #[test]
+    fn values_that_ask_for_nothing_are_taken_though_their_keys_are_not_implemented() {
+        plan(
+            r#"
+            [server]
+            sandbox = "off"
+            resolver = []
+            max_connections = 0
+            max_connections_per_ip = 0
+            watch = false
+            [[listener]]
+            name = "plain"
+            protocol = "http"
+            port = 80
+            tls_policy_strict = false
+            sni_strict = false
+            loop_detection = false
+            server_group = "app"
+            access = { allow = [], deny = [] }
+            headers = { tls_cipher = false, client_cert_rfc9440 = false, request_id = false }
+            [[server_group]]
+            name = "app"
+            protocol = "http"
+            scheduler = "wrr"
+            servers = [{ address = "127.0.0.1:8080" }]
+            max_connections_per_server = 0
+            health_check = { enabled = false, interval = 2 }
+            sticky_session = { enabled = false, type = "insert" }
+            slow_start.enabled = false
+            connection_drain.enabled = false
+            "#,
+        );
+    }
+
+    #[test]
+    fn what_is_absent_is_not_reported_after_a_syntax_error() {
+        let (plan, report) = parse(Path::new("a.toml"), "[[listener]]\nname = web\n", &|_| None);
+        assert!(plan.is_none());
+        assert_eq!(
+            report.diagnostics().count(),
+            1,
+            "{}",
+            report.render(Colour::Off)
+        );
+    }
+
+    #[test]
+    fn paths_and_variables_are_resolved() {
+        let text = r#"
+            [server]
+            instance_id = "${env:POD}"
+            access_log.path = "log/access.log"
+            [[certificate]]
+            name = "site"
+            cert = "../tls/site.crt"
+            key = "/keys/${env:POD}.key"
+            [[listener]]
+            name = "web"
+            protocol = "https"
+            port = 443
+            certificates = ["site"]
+            server_group = "app"
+            [[server_group]]
+            name = "app"
+            servers = [{ address = "${env:POD}.internal:80" }]
+        "#;
+        let environment = |name: &str| (name == "POD").then(|| "pod-7".to_owned());
+        let (plan, report) = parse(Path::new("/etc/lockgate/lockgate.toml"), text, &environment);
+        let plan = plan.unwrap_or_else(|| panic!("{}", report.render(Colour::Off)));
+        assert_eq!(plan.server.instance_id, "pod-7");
+        assert_eq!(
+            plan.server.access_log.target,
+            plan::LogTarget::File("/etc/lockgate/log/access.log".into())
+        );
+        assert_eq!(
+            plan.groups[0].servers[0].address.to_string(),
+            "pod-7.internal:80"
+        );
+        let plan::CertificateSource::Files { cert, key, .. } = &plan.certificates[0].source else {
+            panic!("files")
+        };
+        assert_eq!(cert, Path::new("/etc/lockgate/../tls/site.crt"));
+        assert_eq!(key, Path::new("/keys/pod-7.key"));
+    }
 }

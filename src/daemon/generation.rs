@@ -127,11 +127,8 @@ fn load(
             }
             self_signed(names, now)
                 .map_err(|error| {
-                    drop(
-                        report
-                            .error(&plan.origin, error.to_string())
-                            .help(error.help()),
-                    )
+                    let mistake = report.error(&plan.origin, error.to_string());
+                    mistake.help(error.help());
                 })
                 .ok()
         }
@@ -148,11 +145,8 @@ fn load(
             let key = pem::read_key(key).map_err(|error| complain(key_origin, error));
             ServedCertificate::new(chain.ok()?, key.ok()?)
                 .map_err(|error| {
-                    drop(
-                        report
-                            .error(key_origin, error.to_string())
-                            .help(error.help()),
-                    )
+                    let mistake = report.error(key_origin, error.to_string());
+                    mistake.help(error.help());
                 })
                 .ok()
         }
@@ -191,7 +185,8 @@ fn secure(
     let policy = SystemPolicy::from(plan.tls_policy);
     tls::server_config(policy, Arc::new(store), plan.http2)
         .map_err(|error| {
-            drop(report.error(&listener.origin, format!("TLS cannot be set up: {error}")))
+            let message = format!("TLS cannot be set up: {error}");
+            report.error(&listener.origin, message);
         })
         .ok()
 }

@@ -254,8 +254,10 @@ impl Daemon {
             self.workers.count(),
             &mut report,
         );
-        let access_log = OpenedAccessLog::open(&generation.plan.server.access_log)
-            .map_err(|error| drop(report.error(&Origin::default(), error.to_string())));
+        let access_log =
+            OpenedAccessLog::open(&generation.plan.server.access_log).map_err(|error| {
+                report.error(&Origin::default(), error.to_string());
+            });
         let (Some(change), Ok(access_log)) = (change, access_log) else {
             return (None, report);
         };

@@ -69,11 +69,11 @@ pub fn refusal(listener: &ListenerPlan, error: &io::Error) -> String {
         ListenAddress::Any => format!("port {}", listener.port),
         ListenAddress::Ip(ip) => std::net::SocketAddr::new(ip, listener.port).to_string(),
     };
-    let reason = match error.kind() {
-        io::ErrorKind::AddrInUse => "it is in use by another process".to_owned(),
-        io::ErrorKind::PermissionDenied => "this user may not".to_owned(),
-        io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
-        _ => error.to_string(),
+    let reason = match Trouble::of(error) {
+        Trouble::InUse => "it is in use by another process".to_owned(),
+        Trouble::NotAllowed => "this user may not".to_owned(),
+        Trouble::NoSuchAddress => "this machine has no such address".to_owned(),
+        Trouble::Other => error.to_string(),
     };
     format!(
         "listener `{}` cannot listen on {address}: {reason}",
@@ -83,14 +83,33 @@ pub fn refusal(listener: &ListenerPlan, error: &io::Error) -> String {
 
 /// What can be done about it.
 pub fn advice(error: &io::Error) -> Option<&'static str> {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            Some("see who holds it with `ss -ltnp`, or choose another port")
+    match Trouble::of(error) {
+        Trouble::InUse => Some("see who holds it with `ss -ltnp`, or choose another port"),
+        Trouble::NotAllowed => Some("ports below 1024 need root or CAP_NET_BIND_SERVICE"),
+        Trouble::NoSuchAddress => Some("see the machine's addresses with `ip addr`"),
+        Trouble::Other => None,
+    }
+}
+
+/// The usual reasons for which a port cannot be had.
+enum Trouble {
+    InUse,
+    NotAllowed,
+    NoSuchAddress,
+    Other,
+}
+
+impl Trouble {
+    fn of(error: &io::Error) -> Self {
+        let kind = error.kind();
+        if kind == io::ErrorKind::AddrInUse {
+            Self::InUse
+        } else if kind == io::ErrorKind::PermissionDenied {
+            Self::NotAllowed
+        } else if kind == io::ErrorKind::AddrNotAvailable {
+            Self::NoSuchAddress
+        } else {
+            Self::Other
         }
-        io::ErrorKind::PermissionDenied => {
-            Some("ports below 1024 need root or CAP_NET_BIND_SERVICE")
-        }
-        io::ErrorKind::AddrNotAvailable => Some("see the machine's addresses with `ip addr`"),
-        _ => None,
     }
 }

@@ -24,6 +24,7 @@ use super::connection;
 use super::generation::Generation;
 use crate::accept::tcp::accept_loop;
 use crate::addr::{ClientAddr, ListenAddr};
+use crate::backend::group::Group;
 use crate::connection::Home;
 use crate::http::activity::{Activity, Closing};
 use crate::listener::{Current, ListenerKey, Live};
@@ -318,6 +319,7 @@ impl Worker {
         closed: &[ListenerKey],
     ) {
         let previous = self.home().map(|home| home.current.get());
+        let drain_timeout = generation.plan.server.drain_timeout;
         let live = Live::new(
             generation.listeners.clone(),
             &generation.groups,
@@ -342,7 +344,11 @@ impl Worker {
                 stop.notify_one();
             }
         }
-        self.retire(&live, generation.plan.server.drain_timeout);
+        let gone = |group: &&Group| live.group_named(&group.shared.name).is_none();
+        for group in previous.iter().flat_map(|live| live.groups()).filter(gone) {
+            group.retire(Instant::now() + drain_timeout);
+        }
+        self.retire(&live, drain_timeout);
     }
 
     /// Ends what the new generation no longer serves: connections of listeners that are gone or have other
@@ -351,6 +357,9 @@ impl Worker {
         for (_, seat) in self.seats.borrow().iter() {
             if live.listener(seat.key).is_none() {
                 seat.activity.close(Closing::Graceful);
+            } else {
+                // What streams from a group that is gone learns of its deadline.
+                seat.activity.wake();
             }
             let orphaned = seat
                 .tunnel

@@ -136,6 +136,11 @@ impl Activity {
     /// Asks the connection to end, and wakes it.
     pub fn close(&self, how: Closing) {
         self.closing.set(how);
+        self.wake();
+    }
+
+    /// Makes the connection look around.
+    pub fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }

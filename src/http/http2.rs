@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use super::MAX_HEAD;
 use super::activity::{Activity, Closing, Phase};
 use crate::config::plan::Timeouts;
-use crate::stream::ClientStream;
+use crate::stream::{ClientStream, Meter};
 use crate::timer::LazyTimer;
 
 /// Streams that a client may have open at once.
@@ -87,8 +87,12 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let meter = Rc::clone(stream.meter());
-    let received_before = meter.received();
+    let pace = ConnectionPace {
+        meter: Rc::clone(stream.meter()),
+        received_before: stream.meter().received(),
+        activity,
+        timeouts,
+    };
     let fresh: Rc<RefCell<Option<Rc<StreamPace>>>> = Rc::default();
     let tasks = Tasks {
         spawn,
@@ -123,25 +127,7 @@ where
                     Ending::Broken
                 });
             }
-            let stall = meter
-                .write_blocked_since()
-                .map(|since| (since + timeouts.request, Ending::Stalled));
-            let idle = match (activity.phase(), told_at) {
-                (Phase::Exchange, _) => None,
-                (Phase::Idle { since } | Phase::Head { since }, Some(told)) => {
-                    Some((since.max(told) + FAREWELL, Ending::Broken))
-                }
-                (Phase::Idle { since } | Phase::Head { since }, None)
-                    if meter.received() == received_before =>
-                {
-                    Some((since + timeouts.header, Ending::Done))
-                }
-                (Phase::Idle { since } | Phase::Head { since }, None) => {
-                    Some((since + timeouts.http2_idle, Ending::Done))
-                }
-            };
-            let Some((deadline, ending)) = stall.into_iter().chain(idle).min_by_key(|(at, _)| *at)
-            else {
+            let Some((deadline, ending)) = pace.next_deadline(told_at) else {
                 return Poll::Pending;
             };
             ready!(timer.poll(deadline, cx));
@@ -153,6 +139,41 @@ where
         }
     })
     .await
+}
+
+/// What a connection's next deadline depends on.
+struct ConnectionPace<'a> {
+    meter: Rc<Meter>,
+    /// Bytes that had come when the handshake was done.
+    received_before: u64,
+    activity: &'a Activity,
+    timeouts: &'a Timeouts,
+}
+
+impl ConnectionPace<'_> {
+    /// When the connection ends if nothing happens, and how; `told_at` is when it was told to.
+    fn next_deadline(&self, told_at: Option<Instant>) -> Option<(Instant, Ending)> {
+        let stall = self
+            .meter
+            .write_blocked_since()
+            .map(|since| (since + self.timeouts.request, Ending::Stalled));
+        let idle = match (self.activity.phase(), told_at) {
+            (Phase::Exchange, _) => None,
+            (Phase::Idle { since } | Phase::Head { since }, Some(told)) => {
+                Some((since.max(told) + FAREWELL, Ending::Broken))
+            }
+            (Phase::Idle { since } | Phase::Head { since }, None) => {
+                let has_begun = self.meter.received() > self.received_before;
+                let limit = if has_begun {
+                    self.timeouts.http2_idle
+                } else {
+                    self.timeouts.header
+                };
+                Some((since + limit, Ending::Done))
+            }
+        };
+        stall.into_iter().chain(idle).min_by_key(|(at, _)| *at)
+    }
 }
 
 fn builder(tasks: Tasks) -> http2::Builder<Tasks> {

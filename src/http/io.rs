@@ -16,7 +16,7 @@ use crate::stream::ClientStream;
 
 /// A client's stream, lent to hyper.
 #[derive(Debug)]
-pub struct HttpIo {
+pub(super) struct HttpIo {
     stream: Box<ClientStream>,
     early: Bytes,
     activity: Rc<Activity>,
@@ -24,7 +24,7 @@ pub struct HttpIo {
 
 impl HttpIo {
     /// Lends `stream`; `early` is read before it.
-    pub fn new(stream: Box<ClientStream>, early: Bytes, activity: Rc<Activity>) -> Self {
+    pub(super) fn new(stream: Box<ClientStream>, early: Bytes, activity: Rc<Activity>) -> Self {
         Self {
             stream,
             early,
@@ -33,7 +33,7 @@ impl HttpIo {
     }
 
     /// Takes the stream back, with what hyper never read of the early bytes.
-    pub fn into_parts(self) -> (Box<ClientStream>, Bytes) {
+    pub(super) fn into_parts(self) -> (Box<ClientStream>, Bytes) {
         (self.stream, self.early)
     }
 }

@@ -69,9 +69,10 @@ fn page(failure: Failure) -> String {
         status.as_u16(),
         status.canonical_reason().unwrap_or("Error"),
     );
-    let why = match failure {
-        Failure::PlainHttp => "<p>The plain HTTP request was sent to an HTTPS port</p>\r\n",
-        _ => "",
+    let why = if failure == Failure::PlainHttp {
+        "<p>The plain HTTP request was sent to an HTTPS port</p>\r\n"
+    } else {
+        ""
     };
     format!(
         "<html>\r\n<head><title>{code} {reason}</title></head>\r\n<body>\r\n\

@@ -118,6 +118,9 @@ impl Download {
             return Poll::Ready(None);
         };
         // An upload that fails now only ends itself: the answer is on its way.
+        if self.pool.cut_at().is_some_and(|cut| cut <= Instant::now()) {
+            return self.fail(ExchangeError::Retired);
+        }
         if self.upload.poll(connection, cx).is_err() {
             self.upload.abandon();
         }
@@ -159,8 +162,13 @@ impl Download {
                 Poll::Ready(Err(error)) => return self.fail(ExchangeError::Closed(Some(error))),
                 Poll::Pending => {
                     let since = *self.waiting_since.get_or_insert_with(Instant::now);
-                    ready!(connection.timer.poll(since + self.limit, cx));
-                    return self.fail(ExchangeError::BackendTimeout);
+                    let silent = since + self.limit;
+                    let (deadline, error) = match self.pool.cut_at() {
+                        Some(cut) if cut < silent => (cut, ExchangeError::Retired),
+                        Some(_) | None => (silent, ExchangeError::BackendTimeout),
+                    };
+                    ready!(connection.timer.poll(deadline, cx));
+                    return self.fail(error);
                 }
             }
         }

@@ -45,6 +45,8 @@ pub enum ExchangeError {
     Excess,
     /// The backend sent interim responses without end.
     TooManyInterim,
+    /// The server's group is gone from the configuration, and drain_timeout has passed.
+    Retired,
 }
 
 impl std::fmt::Display for ExchangeError {
@@ -65,6 +67,9 @@ impl std::fmt::Display for ExchangeError {
             Self::Body(error) => write!(f, "the backend's body: {error}"),
             Self::Excess => f.write_str("the backend sent more bytes than its answer has"),
             Self::TooManyInterim => f.write_str("the backend sent too many interim responses"),
+            Self::Retired => {
+                f.write_str("the server group was removed, and drain_timeout has passed")
+            }
         }
     }
 }

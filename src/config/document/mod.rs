@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use self::reader::Reader;
-use crate::config::keys::{self, Keys};
+use crate::config::keys;
 use crate::config::plan::Origin;
 use crate::config::report::Report;
 
@@ -46,11 +46,31 @@ pub(super) enum Quantity {
     Text(String),
 }
 
+/// Whether everything that was written could be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Completeness {
+    /// It could.
+    Whole,
+    /// Something could not, which has been reported: what is absent may have been written.
+    Partial,
+}
+
+/// An array of tables.
+#[derive(Debug)]
+pub(super) struct Rows<T> {
+    /// The tables, in the order of the file.
+    pub(super) rows: Vec<T>,
+    /// Whether some are left out.
+    pub(super) completeness: Completeness,
+}
+
 /// A whole file.
 #[derive(Debug)]
 pub(super) struct Document {
-    /// Where the syntax errors are; if there are any, what is absent may have been written.
+    /// Where the syntax errors are.
     pub(super) doubtful: Vec<Origin>,
+    /// Whether tables are missing because of mistakes.
+    pub(super) completeness: Completeness,
     /// `[server]`
     pub(super) server: Option<ServerDocument>,
     /// `[[certificate]]`
@@ -181,8 +201,8 @@ pub(super) struct GroupDocument {
     pub(super) origin: Origin,
     /// `name`
     pub(super) name: Field<String>,
-    /// `servers`; `None` if the key holds something else, which has been reported.
-    pub(super) servers: Option<Vec<ServerEntryDocument>>,
+    /// `servers`
+    pub(super) servers: Rows<ServerEntryDocument>,
     /// `keepalive`
     pub(super) keepalive: Field<bool>,
     /// `keepalive_idle`
@@ -210,37 +230,31 @@ impl Document {
         let (table, errors) = toml::de::DeTable::parse_recoverable(text);
         let doubtful = syntax::report(text, &errors, &table, report);
         let mut root = Reader::open(table.get_ref(), Origin::default(), &keys::ROOT, report);
+        let server = root
+            .table("server", &keys::SERVER)
+            .map(|mut table| read_server(&mut table));
+        let certificates = root.tables("certificate", &keys::CERTIFICATE, read_certificate);
+        let listeners = root.tables("listener", &keys::LISTENER, read_listener);
+        let groups = root.tables("server_group", &keys::SERVER_GROUP, read_group);
+        let all = [
+            certificates.completeness,
+            listeners.completeness,
+            groups.completeness,
+        ];
+        let is_whole = doubtful.is_empty() && all.iter().all(|part| *part == Completeness::Whole);
         Self {
             doubtful,
-            server: root
-                .table("server", &keys::SERVER)
-                .map(|mut table| read_server(&mut table)),
-            certificates: read_all(
-                &mut root,
-                "certificate",
-                &keys::CERTIFICATE,
-                read_certificate,
-            )
-            .unwrap_or_default(),
-            listeners: read_all(&mut root, "listener", &keys::LISTENER, read_listener)
-                .unwrap_or_default(),
-            groups: read_all(&mut root, "server_group", &keys::SERVER_GROUP, read_group)
-                .unwrap_or_default(),
+            completeness: if is_whole {
+                Completeness::Whole
+            } else {
+                Completeness::Partial
+            },
+            server,
+            certificates: certificates.rows,
+            listeners: listeners.rows,
+            groups: groups.rows,
         }
     }
-}
-
-/// Reads an array of tables; `None` if the key holds something else.
-fn read_all<T>(
-    parent: &mut Reader<'_, '_>,
-    key: &str,
-    keys: &'static Keys,
-    read: fn(&mut Reader<'_, '_>) -> T,
-) -> Option<Vec<T>> {
-    let mut rows = Vec::new();
-    parent
-        .tables(key, keys, |table| rows.push(read(table)))
-        .then_some(rows)
 }
 
 fn read_server(table: &mut Reader<'_, '_>) -> ServerDocument {
@@ -330,7 +344,7 @@ fn read_group(table: &mut Reader<'_, '_>) -> GroupDocument {
     GroupDocument {
         origin: table.origin(),
         name: table.leaf("name"),
-        servers: read_all(table, "servers", &keys::SERVER_ENTRY, read_server_entry),
+        servers: table.tables("servers", &keys::SERVER_ENTRY, read_server_entry),
         keepalive: table.leaf("keepalive"),
         keepalive_idle: table.leaf("keepalive_idle"),
         connect_timeout: table.leaf("connect_timeout"),

@@ -7,7 +7,7 @@ use serde::de::IntoDeserializer as _;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::{Field, Quantity, Written};
+use super::{Completeness, Field, Quantity, Rows, Written};
 use crate::config::keys::{Keys, Off, TABLES};
 use crate::config::plan::Origin;
 use crate::config::report::Report;
@@ -39,6 +39,8 @@ impl Leaf for Quantity {
 pub(super) struct Reader<'t, 'r> {
     table: &'t DeTable<'t>,
     origin: Origin,
+    /// Keys that are there, but misspelt.
+    misspelt: Vec<&'static str>,
     report: &'r mut Report,
 }
 
@@ -50,17 +52,20 @@ impl<'t, 'r> Reader<'t, 'r> {
         keys: &'static Keys,
         report: &'r mut Report,
     ) -> Self {
+        let mut misspelt = Vec::new();
         for (key, value) in table {
             if let Some((name, off)) = keys.not_yet.iter().find(|(name, _)| name == key.get_ref()) {
                 check_not_yet((name, off), key, value, report);
             } else if !keys.works.contains(&key.get_ref().as_ref()) {
-                let known: Vec<&str> = keys.all().collect();
-                report_unknown(key, (keys.title, &known), report);
+                let near = suggest::nearest(key.get_ref(), keys.all());
+                misspelt.extend(near);
+                report_unknown(key, near, (keys.title, keys.works), report);
             }
         }
         Self {
             table,
             origin,
+            misspelt,
             report,
         }
     }
@@ -73,7 +78,7 @@ impl<'t, 'r> Reader<'t, 'r> {
     /// Reads a plain value.
     pub(super) fn leaf<T: Leaf>(&mut self, key: &str) -> Field<T> {
         let Some(value) = self.table.get(key) else {
-            return Field::Absent;
+            return self.absent(key);
         };
         match read(key, value, self.report) {
             Some(value) => Field::Given(value),
@@ -84,7 +89,7 @@ impl<'t, 'r> Reader<'t, 'r> {
     /// Reads an array of plain values; the elements of the wrong type are left out.
     pub(super) fn list<T: Leaf>(&mut self, key: &str) -> Field<Vec<Written<T>>> {
         let Some(value) = self.table.get(key) else {
-            return Field::Absent;
+            return self.absent(key);
         };
         let Some(array) = value.get_ref().as_array() else {
             report_type(key, value, "an array", self.report);
@@ -133,37 +138,63 @@ impl<'t, 'r> Reader<'t, 'r> {
         Some(Reader::open(table, value.span().into(), keys, self.report))
     }
 
-    /// Opens the tables of an array one after the other; false if the key holds something else.
-    pub(super) fn tables(
+    /// Reads the tables of an array one after the other; an absent key is an empty array.
+    pub(super) fn tables<T>(
         &mut self,
         key: &str,
         keys: &'static Keys,
-        mut each: impl FnMut(&mut Reader<'_, '_>),
-    ) -> bool {
+        read: fn(&mut Reader<'_, '_>) -> T,
+    ) -> Rows<T> {
+        let absent = self.absent::<()>(key);
         let Some(value) = self.table.get(key) else {
-            return true;
+            let completeness = match absent {
+                Field::Absent => Completeness::Whole,
+                Field::Wrong | Field::Given(_) => Completeness::Partial,
+            };
+            return Rows {
+                rows: Vec::new(),
+                completeness,
+            };
         };
         let Some(array) = value.get_ref().as_array() else {
             let diagnostic = report_type(key, value, "an array of tables", self.report);
             if value.get_ref().is_table() && keys.title.starts_with("[[") {
                 diagnostic.help(format!("write `{}`", keys.title));
             }
-            return false;
+            return Rows {
+                rows: Vec::new(),
+                completeness: Completeness::Partial,
+            };
         };
+        let mut rows = Vec::with_capacity(array.len());
         for element in array {
             match element.get_ref().as_table() {
-                Some(table) => each(&mut Reader::open(
+                Some(table) => rows.push(read(&mut Reader::open(
                     table,
                     element.span().into(),
                     keys,
                     self.report,
-                )),
+                ))),
                 None => {
                     report_type(key, element, "a table", self.report);
                 }
             }
         }
-        true
+        let completeness = if rows.len() == array.len() {
+            Completeness::Whole
+        } else {
+            Completeness::Partial
+        };
+        Rows { rows, completeness }
+    }
+
+    /// What an absent key is: one that is there under a misspelt name has been reported.
+    fn absent<T>(&self, key: &str) -> Field<T> {
+        if self.misspelt.contains(&key) {
+            Field::Wrong
+        } else {
+            Field::Absent
+        }
     }
 }
 
@@ -225,19 +256,23 @@ fn check_not_yet(
         let unknown = table
             .keys()
             .filter(|key| !known.contains(&key.get_ref().as_ref()));
-        unknown.for_each(|key| report_unknown(key, (name, known), report));
+        unknown.for_each(|key| {
+            let near = suggest::nearest(key.get_ref(), known.iter().copied());
+            report_unknown(key, near, (name, known), report);
+        });
     }
     if asks_for_nothing(off, value.get_ref()) {
         return;
     }
-    let diagnostic = report.error(
-        &key.span().into(),
-        format!("`{name}` is not implemented yet"),
-    );
-    match off.written() {
-        Some(off) => diagnostic.help(format!("leave it out, or say `{name} = {off}`")),
-        None => diagnostic.help("leave it out"),
+    let (origin, what) = match (off, value.get_ref().as_str()) {
+        (Off::Text(_), Some(text)) => {
+            (value.span(), format!("`{name}`: `{}`", text.escape_debug()))
+        }
+        _ => (key.span(), format!("`{name}`")),
     };
+    report
+        .error(&origin.into(), format!("{what} is not implemented yet"))
+        .help(off.way_out(name));
 }
 
 fn asks_for_nothing(off: &Off, value: &DeValue<'_>) -> bool {
@@ -258,12 +293,13 @@ fn asks_for_nothing(off: &Off, value: &DeValue<'_>) -> bool {
 /// Reports a key that no table of this kind has; `title` and `known` are the table's name and its keys.
 fn report_unknown(
     key: &Spanned<DeString<'_>>,
+    near: Option<&str>,
     (title, known): (&str, &[&str]),
     report: &mut Report,
 ) {
     let name = key.get_ref().as_ref();
     let diagnostic = report.error(&key.span().into(), format!("unknown key `{name}`"));
-    if let Some(near) = suggest::nearest(name, known.iter().copied()) {
+    if let Some(near) = near {
         diagnostic.label(format!("did you mean `{near}`?"));
         return;
     }

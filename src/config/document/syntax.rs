@@ -46,8 +46,10 @@ pub(super) fn report(
         let (message, expected) = split(message);
         let diagnostic = match text.get(origin.start..origin.end) {
             Some(key) if message == "duplicate key" => {
-                report.error(origin, format!("duplicate key `{key}`"))
+                let diagnostic = report.error(origin, format!("duplicate key `{key}`"));
+                diagnostic.label("this table already has it")
             }
+            Some("") if message == UNQUOTED => report.error(origin, "missing value after `=`"),
             Some(_) | None => report.error(origin, message),
         };
         if let Some(expected) = expected {
@@ -65,6 +67,9 @@ pub(super) fn report(
     }
     doubtful
 }
+
+/// What the parser says of a bare word, and also of no word at all.
+const UNQUOTED: &str = "string values must be quoted";
 
 /// Takes a parser's message apart: what is wrong, and what was expected where that helps.
 fn split(message: &str) -> (&str, Option<&str>) {

@@ -1,9 +1,9 @@
 //! `[[server_group]]`
 
-use super::{Completeness, Resolver, switch};
+use super::{Resolver, switch};
 use crate::addr::BackendAddr;
 use crate::config::defaults;
-use crate::config::document::{GroupDocument, ServerEntryDocument};
+use crate::config::document::{Completeness, GroupDocument, ServerEntryDocument};
 use crate::config::plan::{GroupPlan, Keepalive, ServerEntry, Switch};
 use crate::config::value;
 
@@ -25,14 +25,11 @@ impl Resolver<'_> {
             defaults::CONNECT_TIMEOUT,
         );
         let retries = self.number("retries", &written.retries, defaults::RETRIES);
-        let servers = written
-            .servers
-            .as_ref()
-            .map(|servers| self.servers(written, servers));
+        let servers = self.servers(written);
         let name = self.expand(written.name.given()?)?;
         Some(GroupPlan {
             name,
-            servers: servers?,
+            servers,
             keepalive,
             connect_timeout,
             retries,
@@ -40,11 +37,8 @@ impl Resolver<'_> {
         })
     }
 
-    fn servers(
-        &mut self,
-        group: &GroupDocument,
-        entries: &[ServerEntryDocument],
-    ) -> Vec<ServerEntry> {
+    fn servers(&mut self, group: &GroupDocument) -> Vec<ServerEntry> {
+        let entries = &group.servers.rows;
         let mut servers: Vec<ServerEntry> = Vec::with_capacity(entries.len());
         for entry in entries {
             let weight = self.number("weight", &entry.weight, defaults::WEIGHT);
@@ -67,7 +61,7 @@ impl Resolver<'_> {
                 origin: entry.origin.clone(),
             });
         }
-        self.warn_of_idle_group(group, entries, &servers);
+        self.warn_of_idle_group(group, &servers);
         servers
     }
 
@@ -83,13 +77,11 @@ impl Resolver<'_> {
     }
 
     /// A group that can serve nobody is taken, with a warning (alb.md 7.1: weight 0 takes no requests).
-    fn warn_of_idle_group(
-        &mut self,
-        group: &GroupDocument,
-        entries: &[ServerEntryDocument],
-        servers: &[ServerEntry],
-    ) {
-        if self.completeness == Completeness::Partial || servers.len() < entries.len() {
+    fn warn_of_idle_group(&mut self, group: &GroupDocument, servers: &[ServerEntry]) {
+        let some_are_missing = self.completeness == Completeness::Partial
+            || group.servers.completeness == Completeness::Partial
+            || servers.len() < group.servers.rows.len();
+        if some_are_missing {
             return;
         }
         let message = if servers.is_empty() {

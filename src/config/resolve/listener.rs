@@ -63,7 +63,14 @@ impl Resolver<'_> {
         let headers = self.headers(written.headers.as_ref());
         let group = self.default_group(written, scope);
         let socket = socket?;
-        self.check_overlap(&socket, sockets);
+        // QUIC's ports are UDP's (alb.md 1.1).
+        if written
+            .protocol
+            .given()
+            .is_none_or(|protocol| protocol.value != "quic")
+        {
+            self.check_overlap(&socket, sockets);
+        }
         let plan = ListenerPlan {
             name: socket.listener.clone(),
             protocol: protocol?,
@@ -117,7 +124,7 @@ impl Resolver<'_> {
                 value::listen_address(&text)
             }),
         };
-        let port = self.number("port", &written.port, defaults::PORT);
+        let port = self.port(&written.port);
         let listener = written
             .name
             .given()
@@ -126,12 +133,24 @@ impl Resolver<'_> {
         Some(Socket {
             listener,
             address: address?,
-            port,
+            port: port?,
             origin: written.port.given()?.origin.clone(),
         })
     }
 
-    /// A port belongs to one listener, whatever its protocol (alb.md 1.1), where their addresses overlap.
+    /// A port has no default, so that a refused one cannot clash with another.
+    fn port(&mut self, field: &Field<i64>) -> Option<u16> {
+        let written = field.given()?;
+        match value::number(written.value, defaults::PORT) {
+            Ok(port) => Some(port),
+            Err(error) => {
+                self.refuse("port", &written.origin, &error);
+                None
+            }
+        }
+    }
+
+    /// A TCP port belongs to one listener, HTTP or HTTPS (alb.md 1.1), where their addresses overlap.
     fn check_overlap(&mut self, socket: &Socket, sockets: &mut Vec<Socket>) {
         let taken = sockets
             .iter()
@@ -167,7 +186,12 @@ impl Resolver<'_> {
         let mut tags = BTreeMap::new();
         for (key, tag) in written {
             if let Err(error) = value::text(key.clone(), 1, defaults::TAG_LENGTH) {
-                self.refuse("the key of a tag", &tag.origin, &error);
+                self.report
+                    .error(
+                        &tag.origin,
+                        format!("the key of a tag is not taken: {error}"),
+                    )
+                    .label(error.expected());
             }
             if let Some(text) =
                 self.string_at(key, tag, |text| value::text(text, 0, defaults::TAG_LENGTH))

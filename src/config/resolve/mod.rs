@@ -17,20 +17,11 @@ use std::time::Duration;
 
 use self::names::Names;
 use crate::config::defaults::Rule;
-use crate::config::document::{Document, Field, Quantity, Written};
+use crate::config::document::{Completeness, Document, Field, Quantity, Written};
 use crate::config::plan::{CertificateId, GroupId, Origin, Plan, Switch};
 use crate::config::report::{Diagnostic, Report};
 use crate::config::suggest;
 use crate::config::value::{self, ValueError};
-
-/// How much of the file could be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Completeness {
-    /// All of it.
-    Whole,
-    /// There were syntax errors, so what is absent may have been written.
-    Partial,
-}
 
 /// What resolution needs besides the document.
 pub(super) struct Resolver<'a> {
@@ -89,7 +80,7 @@ impl Resolver<'_> {
         })
     }
 
-    /// Reports what is missing, unless a syntax error may have hidden it.
+    /// Reports what is missing, unless it may be there and could not be read.
     fn missing(&mut self, origin: &Origin, message: impl Into<String>, help: impl Into<String>) {
         if self.completeness == Completeness::Whole {
             self.report.error(origin, message).help(help);
@@ -222,13 +213,13 @@ impl Resolver<'_> {
             .collect();
         let working = working.join(" or ");
         if known.is_some() {
-            let message = format!("`{key} = \"{text}\"` is not implemented yet");
+            let message = format!("`{key}`: `{text}` is not implemented yet");
             self.report
                 .error(&written.origin, message)
                 .label(format!("expected {working}"));
             return None;
         }
-        let message = format!("`{key}`: `{}` is not known here", text.escape_debug());
+        let message = format!("`{key}`: unknown value `{}`", text.escape_debug());
         let label = match suggest::nearest(&text, words.iter().map(|(word, _)| *word)) {
             Some(near) => format!("did you mean `\"{near}\"`?"),
             None => format!("expected {working}"),

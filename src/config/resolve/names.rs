@@ -1,9 +1,9 @@
 //! Names become ids: every name is given once, every reference finds its name, and what nobody refers to
 //! is said so.
 
-use super::{Completeness, Resolver};
+use super::Resolver;
 use crate::config::defaults;
-use crate::config::document::{Field, ListenerDocument, Written};
+use crate::config::document::{Completeness, Field, ListenerDocument, Written};
 use crate::config::plan::{CertificateId, GroupId, Origin};
 use crate::config::suggest;
 use crate::config::value;
@@ -144,9 +144,9 @@ impl Resolver<'_> {
         None
     }
 
-    /// Warns of what is never referred to.
+    /// Warns of what is never referred to; after an error, a reference to it may be what is wrong.
     pub(super) fn warn_of_unused<I>(&mut self, names: &Names<I>) {
-        if self.completeness == Completeness::Partial {
+        if self.report.has_errors() {
             return;
         }
         for name in names.names.iter().filter(|name| name.used == Use::No) {

@@ -55,7 +55,7 @@ impl Resolver<'_> {
         let number = match &written.value {
             Quantity::Text(text) if text == "auto" => return Workers::Auto,
             Quantity::Text(text) => {
-                let message = format!("`workers`: `{}` is not known here", text.escape_debug());
+                let message = format!("`workers`: unknown value `{}`", text.escape_debug());
                 self.report
                     .error(&written.origin, message)
                     .label("expected `\"auto\"` or a number");
