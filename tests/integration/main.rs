@@ -1,0 +1,20 @@
+//! Three actors over loopback: real backends, the real program as a child process, real clients.
+//!
+//! One binary, a module for each behaviour. Nothing sleeps in place of an event: every wait has a
+//! deadline, and every port comes from the system.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test fails by panicking"
+)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "actors are spawned freely: only the program must know its tasks"
+)]
+
+mod http;
+mod support;
