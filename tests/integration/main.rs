@@ -16,5 +16,6 @@
     reason = "actors are spawned freely: only the program must know its tasks"
 )]
 
+mod backends;
 mod support;
 mod timeouts;
