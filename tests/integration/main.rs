@@ -17,5 +17,6 @@
 )]
 
 mod backends;
+mod reload;
 mod support;
 mod timeouts;
