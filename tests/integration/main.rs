@@ -18,5 +18,6 @@
 
 mod backends;
 mod reload;
+mod shutdown;
 mod support;
 mod timeouts;
