@@ -21,3 +21,4 @@ mod reload;
 mod shutdown;
 mod support;
 mod timeouts;
+mod tls;
