@@ -17,6 +17,7 @@
 )]
 
 mod backends;
+mod cli;
 mod reload;
 mod shutdown;
 mod support;
