@@ -16,5 +16,11 @@
     reason = "actors are spawned freely: only the program must know its tasks"
 )]
 
+mod backends;
+mod cli;
 mod http;
+mod reload;
+mod shutdown;
 mod support;
+mod timeouts;
+mod tls;
