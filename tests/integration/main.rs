@@ -16,8 +16,14 @@
     reason = "actors are spawned freely: only the program must know its tasks"
 )]
 
+mod backends;
+mod cli;
 mod framing;
 mod headers;
 mod http;
+mod reload;
+mod shutdown;
 mod support;
+mod timeouts;
+mod tls;
 mod websocket;

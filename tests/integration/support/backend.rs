@@ -131,7 +131,11 @@ impl Behaviour {
 
     /// Listens on an address of the test's choice.
     pub(crate) async fn run_on(self, address: SocketAddr) -> Backend {
-        let listener = TcpListener::bind(address).await.unwrap();
+        self.run_over(TcpListener::bind(address).await.unwrap())
+    }
+
+    /// Takes a listening socket over.
+    pub(crate) fn run_over(self, listener: TcpListener) -> Backend {
         let address = listener.local_addr().unwrap();
         let record = Record::new();
         let task = tokio::spawn(serve_tcp(listener, self, record.clone()));

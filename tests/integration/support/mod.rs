@@ -2,8 +2,12 @@
 
 pub(crate) mod backend;
 pub(crate) mod client;
+pub(crate) mod frames;
+pub(crate) mod full;
+pub(crate) mod gate;
 pub(crate) mod h2;
 pub(crate) mod pki;
+pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 

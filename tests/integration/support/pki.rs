@@ -13,6 +13,7 @@ use rustls_pki_types::CertificateDer;
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
+    pem: String,
 }
 
 /// A certificate with its key.
@@ -31,11 +32,17 @@ impl Authority {
             .push(DnType::CommonName, "the tests' authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let certificate = params.self_signed(&key).unwrap().der().clone();
+        let certificate = params.self_signed(&key).unwrap();
         Self {
             issuer: Issuer::new(params, key),
-            certificate,
+            pem: certificate.pem(),
+            certificate: certificate.der().clone(),
         }
+    }
+
+    /// Its own certificate, for programs that read a file.
+    pub(crate) fn pem(&self) -> &str {
+        &self.pem
     }
 
     /// A certificate for these names.

@@ -39,6 +39,7 @@ pub(crate) struct Proxy {
     compression: String,
     group: String,
     raw: Option<String>,
+    command: Vec<String>,
 }
 
 /// The program while it runs. It is killed when this is dropped.
@@ -69,6 +70,7 @@ impl Proxy {
             compression: String::new(),
             group: String::new(),
             raw: None,
+            command: Vec::new(),
         }
     }
 
@@ -134,6 +136,12 @@ impl Proxy {
         self
     }
 
+    /// Starts the program by another one, which is given the program's command line as arguments.
+    pub(crate) fn under(mut self, command: &[&str]) -> Self {
+        self.command = command.iter().map(ToString::to_string).collect();
+        self
+    }
+
     /// Where the configuration will lie, with what it names.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
@@ -187,7 +195,10 @@ impl Proxy {
         let port = free_port();
         let config = self.directory.path().join("lockgate.toml");
         std::fs::write(&config, self.config().replace("{port}", &port.to_string())).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_lockgate"))
+        let mut line = self.command.clone();
+        line.push(env!("CARGO_BIN_EXE_lockgate").to_owned());
+        let mut child = Command::new(&line[0])
+            .args(&line[1..])
             .args(["run", "--config"])
             .arg(&config)
             .stdin(Stdio::null())

@@ -242,6 +242,14 @@ impl Raw {
         Some(Some(chunk))
     }
 
+    /// Whatever comes next; `None` at the end. It may take as long as it likes.
+    pub(crate) async fn read_some(&mut self) -> Option<Vec<u8>> {
+        if self.buffer.is_empty() && !matches!(self.fill().await, Ok(1..)) {
+            return None;
+        }
+        Some(std::mem::take(&mut self.buffer))
+    }
+
     /// Everything until the other side ends.
     pub(crate) async fn read_until_close(&mut self) -> Vec<u8> {
         self.read_to_end().await.0

@@ -1,0 +1,173 @@
+//! HTTP/2 by hand: a client that does exactly what a test says, and sees every frame.
+//!
+//! No windows are opened and nothing is acknowledged but SETTINGS, unless the test does it.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::raw::Io;
+use super::within;
+
+/// DATA (RFC 9113 section 6.1)
+pub(crate) const DATA: u8 = 0;
+/// HEADERS (section 6.2)
+pub(crate) const HEADERS: u8 = 1;
+/// RST_STREAM (section 6.4)
+pub(crate) const RST_STREAM: u8 = 3;
+/// SETTINGS (section 6.5)
+pub(crate) const SETTINGS: u8 = 4;
+/// PING (section 6.7)
+pub(crate) const PING: u8 = 6;
+/// GOAWAY (section 6.8)
+pub(crate) const GOAWAY: u8 = 7;
+/// WINDOW_UPDATE (section 6.9)
+pub(crate) const WINDOW_UPDATE: u8 = 8;
+
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// A frame as it came.
+#[derive(Clone, Debug)]
+pub(crate) struct Frame {
+    pub(crate) kind: u8,
+    pub(crate) flags: u8,
+    pub(crate) stream: u32,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Frame {
+    /// Whether the sender has ended the stream with it.
+    pub(crate) fn ends_stream(&self) -> bool {
+        matches!(self.kind, DATA | HEADERS) && self.flags & END_STREAM != 0
+    }
+
+    /// Whether it begins an answer with `:status: 200` (HPACK's static table, RFC 7541 appendix A).
+    pub(crate) fn is_ok(&self) -> bool {
+        // A change of the table's size may come first.
+        self.kind == HEADERS && self.payload.iter().find(|byte| *byte & 0xe0 != 0x20) == Some(&0x88)
+    }
+}
+
+/// An HTTP/2 client that speaks in frames.
+pub(crate) struct Frames {
+    stream: Box<dyn Io>,
+}
+
+impl Frames {
+    /// Sends the preface and empty SETTINGS over a stream on which h2 was agreed.
+    pub(crate) async fn begin(stream: impl Io + 'static) -> Self {
+        let mut frames = Self {
+            stream: Box::new(stream),
+        };
+        frames.bytes(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+        frames.send(SETTINGS, 0, 0, &[]).await;
+        frames
+    }
+
+    /// Sends a frame.
+    pub(crate) async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut frame = length[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        self.bytes(&frame).await;
+    }
+
+    /// Sends a GET without a body.
+    pub(crate) async fn get(&mut self, stream: u32, path: &str) {
+        let mut block = vec![0x82, 0x87, 0x04, u8::try_from(path.len()).unwrap()];
+        block.extend(path.as_bytes());
+        block.extend([0x01, 9]);
+        block.extend(b"localhost");
+        self.send(HEADERS, END_STREAM | END_HEADERS, stream, &block)
+            .await;
+    }
+
+    /// Sends a GET, and reads until its answer has ended.
+    pub(crate) async fn get_whole(&mut self, stream: u32, path: &str) {
+        self.get(stream, path).await;
+        let head = self.wait_for(HEADERS, stream).await;
+        assert!(head.is_ok(), "{head:?}");
+        let mut last = head;
+        while !last.ends_stream() {
+            last = self.wait_for(DATA, stream).await;
+        }
+    }
+
+    /// The next frame, or `None` when the connection has ended. SETTINGS are acknowledged.
+    pub(crate) async fn next(&mut self) -> Option<Frame> {
+        let read = async {
+            let first = self.stream.read_u8().await.ok()?;
+            self.rest(first).await
+        };
+        let frame = within("a frame comes, or the end", read).await?;
+        if frame.kind == SETTINGS && frame.flags & ACK == 0 {
+            self.send(SETTINGS, ACK, 0, &[]).await;
+        }
+        Some(frame)
+    }
+
+    /// The next frame of a kind on a stream; others are passed over.
+    pub(crate) async fn wait_for(&mut self, kind: u8, stream: u32) -> Frame {
+        loop {
+            let frame = self.next().await.expect("the connection ended");
+            if (frame.kind, frame.stream) == (kind, stream) {
+                return frame;
+            }
+            assert_ne!(
+                (frame.kind, frame.stream),
+                (RST_STREAM, stream),
+                "the stream was reset"
+            );
+        }
+    }
+
+    /// Every frame until the connection ends.
+    pub(crate) async fn until_end(&mut self) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        while let Some(frame) = self.next().await {
+            frames.push(frame);
+        }
+        frames
+    }
+
+    /// Sends a PING every `pause` and reads what comes, until the connection ends.
+    pub(crate) async fn ping_until_end(&mut self, pause: Duration) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        loop {
+            match tokio::time::timeout(pause, self.stream.read_u8()).await {
+                // Only the first byte is needed to know that something came; the rest is read whole.
+                Ok(Ok(first)) => match self.rest(first).await {
+                    Some(frame) => frames.push(frame),
+                    None => return frames,
+                },
+                Ok(Err(_)) => return frames,
+                Err(_) => self.send(PING, 0, 0, b"lockgate").await,
+            }
+        }
+    }
+
+    async fn rest(&mut self, first: u8) -> Option<Frame> {
+        let mut head = [0; 8];
+        self.stream.read_exact(&mut head).await.ok()?;
+        let number = |bytes: &[u8]| bytes.iter().fold(0, |n, b| n << 8 | u32::from(*b));
+        let length = u32::from(first) << 16 | number(&head[..2]);
+        let mut payload = vec![0; length as usize];
+        self.stream.read_exact(&mut payload).await.ok()?;
+        Some(Frame {
+            kind: head[2],
+            flags: head[3],
+            stream: number(&head[4..]) & 0x7fff_ffff,
+            payload,
+        })
+    }
+
+    async fn bytes(&mut self, bytes: &[u8]) {
+        // The proxy may have closed: what it said before is still to be read.
+        let _ = self.stream.write_all(bytes).await;
+        let _ = self.stream.flush().await;
+    }
+}
