@@ -131,6 +131,7 @@ impl OpenedAccessLog {
 }
 
 /// One worker's way to the access log; used by one thread.
+#[derive(Debug)]
 pub struct AccessLogHandle {
     shared: Arc<Shared>,
     queue: Sender<Message>,
