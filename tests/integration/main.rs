@@ -16,6 +16,7 @@
     reason = "actors are spawned freely: only the program must know its tasks"
 )]
 
+mod architecture;
 mod backends;
 mod cli;
 mod framing;
