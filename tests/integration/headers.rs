@@ -93,8 +93,9 @@ async fn fields_that_are_switched_on_replace_the_clients() {
             assert!(request.has_line(line), "{line}: {}", request.head);
         }
         let port = request.field("x-forwarded-client-srcport").unwrap();
+        let port: u16 = port.parse().unwrap();
         running
-            .wait_for_access(|line| line["client_port"].to_string() == port)
+            .wait_for_access(|line| line["client_port"] == port)
             .await;
         assert!(
             request.names().contains(&"X-Forwarded-Client-srcport"),

@@ -12,7 +12,6 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::raw::{Io, Message, Raw};
-use super::within;
 
 /// A request as a backend received it.
 pub(crate) type Received = Message;
@@ -100,15 +99,6 @@ impl Backend {
         let mut requests = self.requests();
         assert_eq!(requests.len(), 1, "{requests:?}");
         requests.remove(0)
-    }
-
-    /// Waits until it has read so many requests.
-    pub(crate) async fn wait_for_requests(&self, count: usize) {
-        let mut seen = self.record.requests.subscribe();
-        let enough = seen.wait_for(|requests| requests.len() >= count);
-        within(&format!("{count} requests reach the backend"), enough)
-            .await
-            .unwrap();
     }
 
     /// How many connections it has accepted.

@@ -13,7 +13,6 @@ use hyper::body::{Frame, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use super::raw::Io;
 use super::within;
@@ -24,7 +23,6 @@ pub(crate) type Body = BoxBody<Bytes, Infallible>;
 /// A connection to the program.
 pub(crate) struct Client {
     sender: Sender,
-    connection: JoinHandle<hyper::Result<()>>,
 }
 
 enum Sender {
@@ -57,9 +55,9 @@ impl Client {
     /// Speaks HTTP/1.1 on a stream.
     pub(crate) async fn http1(stream: impl Io + 'static) -> Self {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
         Self {
             sender: Sender::Http1(sender),
-            connection: tokio::spawn(connection),
         }
     }
 
@@ -68,9 +66,9 @@ impl Client {
         let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
             .unwrap();
+        tokio::spawn(connection);
         Self {
             sender: Sender::Http2(sender),
-            connection: tokio::spawn(connection),
         }
     }
 
@@ -128,11 +126,6 @@ impl Client {
                 within("the answer begins", sender.send_request(request)).await
             }
         }
-    }
-
-    /// Waits until the program has closed the connection.
-    pub(crate) async fn closed(self) {
-        let _ = within("the connection is closed", self.connection).await;
     }
 }
 

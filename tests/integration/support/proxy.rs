@@ -53,7 +53,7 @@ pub(crate) struct Running {
 }
 
 impl Proxy {
-    /// Before one backend, by HTTPS.
+    /// Before one backend, by HTTPS unless told otherwise.
     pub(crate) fn to(backend: &Backend) -> Self {
         Self::new().servers(&[backend.address()])
     }
@@ -77,12 +77,6 @@ impl Proxy {
     /// The listener speaks plain HTTP.
     pub(crate) fn http(mut self) -> Self {
         self.protocol = "http";
-        self
-    }
-
-    /// The listener speaks HTTPS, which is the default.
-    pub(crate) fn https(mut self) -> Self {
-        self.protocol = "https";
         self
     }
 
