@@ -9,14 +9,11 @@ pub mod report;
 
 mod document;
 mod keys;
-mod render;
 mod resolve;
 mod suggest;
 mod value;
 
 use std::path::{Path, PathBuf};
-
-pub use self::render::render_toml;
 
 use self::document::Document;
 use self::plan::{Origin, Plan};

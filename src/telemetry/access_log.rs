@@ -21,7 +21,7 @@ use crate::addr::BackendAddr;
 /// What a client sent is given as it came: it is escaped and cut to length here.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
-    /// `time`: when the exchange ended; written in UTC, to the second.
+    /// `time`: when the request came; written in UTC, to the second.
     pub time: SystemTime,
     /// `listener`: its name.
     pub listener: &'a str,

@@ -18,6 +18,7 @@
 
 mod backends;
 mod cli;
+mod http;
 mod reload;
 mod shutdown;
 mod support;

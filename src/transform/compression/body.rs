@@ -397,6 +397,20 @@ fn write<T>(
     result.map_err(|_| EncoderFailed)
 }
 
+/// The encoder's own level for a level on zlib's scale: the cheapest one whose output is no larger.
+///
+/// The two scales differ. 16 KiB of JSON records become, in bytes: zlib at 1 to 6: 5055, 4805, 4672, 4530,
+/// 4363, 4314; zlib-rs at 1 to 6: 6629, 4756, 4503, 4341, 4253, 4254.
+fn effort(level: u8) -> u32 {
+    match level {
+        0..=2 => 2,
+        3 | 4 => 3,
+        5 => 4,
+        6 => 5,
+        7.. => u32::from(level.min(9)),
+    }
+}
+
 /// A gzip encoder, on loan from the thread.
 #[derive(Debug)]
 struct Gzip {
@@ -417,7 +431,7 @@ impl Gzip {
                 encoder.reset();
                 encoder
             }
-            None => Compress::new_gzip(Compression::new(level.into()), 15),
+            None => Compress::new_gzip(Compression::new(effort(level)), 15),
         };
         Self {
             inner: Some(inner),

@@ -129,6 +129,14 @@ impl Raw {
         .await
     }
 
+    /// The next byte, however long it takes; `None` at the end.
+    pub(crate) async fn read_byte(&mut self) -> Option<u8> {
+        if self.buffer.is_empty() && !matches!(self.fill().await, Ok(1..)) {
+            return None;
+        }
+        Some(self.buffer.remove(0))
+    }
+
     /// Exactly so many bytes.
     pub(crate) async fn read_exactly(&mut self, length: usize) -> Vec<u8> {
         within(&format!("{length} bytes come"), async {
