@@ -66,11 +66,11 @@ pub struct Tunnel {
 }
 
 impl Connection {
-    /// A connection that begins now on `listener`.
+    /// A connection that begins now, with the listener it came in by as one generation has it.
     pub fn new(
         client: ClientAddr,
         tls: Option<TlsFacts>,
-        listener: Arc<Listener>,
+        view: View,
         activity: Rc<Activity>,
         home: Rc<Home>,
     ) -> Rc<Self> {
@@ -79,10 +79,7 @@ impl Connection {
             values: ClientValues::new(client),
             tls,
             activity,
-            view: RefCell::new(View {
-                live: home.current.get(),
-                listener,
-            }),
+            view: RefCell::new(view),
             home,
             tunnel: RefCell::new(None),
         })

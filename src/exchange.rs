@@ -47,6 +47,7 @@ pub struct Exchange {
 #[derive(Debug)]
 struct Entry {
     view: View,
+    group: Arc<str>,
     time: SystemTime,
     began: Instant,
     method: Method,
@@ -81,6 +82,7 @@ impl Exchange {
             let field = |name: HeaderName| request.headers.get(name).cloned();
             Box::new(Entry {
                 view: view.clone(),
+                group: Arc::clone(&view.live.group(view.listener.plan.group).shared.name),
                 time: SystemTime::now(),
                 began: Instant::now(),
                 method: request.method.clone(),
@@ -385,7 +387,7 @@ impl Entry {
             status: self.status.unwrap_or_else(client_closed_request).as_u16(),
             body_bytes_sent: self.body_sent,
             cause: failure.map(Failure::cause),
-            server_group: Some(&self.view.live.group(plan.group).shared.name),
+            server_group: Some(&self.group),
             upstream_addr: upstream.map(|upstream| upstream.server.address()),
             upstream_status: upstream
                 .and_then(|upstream| upstream.status)

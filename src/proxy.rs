@@ -57,8 +57,13 @@ pub async fn handle(
             Err(failure) => {
                 exchange.failed(failure);
                 exchange.answered(failure.status());
-                refuse(failure, &parts, body_came, &connection)
-                    .map(|body| ResponseBody::new(body, None, exchange, pace))
+                refuse(
+                    failure,
+                    &parts,
+                    after(failure, &parts, body_came, asked.upgrade),
+                    &connection,
+                )
+                .map(|body| ResponseBody::new(body, None, exchange, pace))
             }
         },
     )
@@ -79,9 +84,10 @@ enum Upgrade {
 
 impl Asked {
     fn of(request: &Parts, view: &View) -> Self {
+        // A client that offers h2c waits for the answer; others may send ahead.
         let upgrade = match hop_by_hop::upgrade(&request.headers) {
-            Some(_) => Upgrade::Asked,
-            None => Upgrade::NotAsked,
+            Some(protocol) if !protocol.as_bytes().eq_ignore_ascii_case(b"h2c") => Upgrade::Asked,
+            Some(_) | None => Upgrade::NotAsked,
         };
         let encodings = match &view.listener.plan.compression {
             CompressionPlan::Off => None,
@@ -265,7 +271,10 @@ fn switch(
     if let Some(protocol) = protocol {
         response.headers_mut().insert(UPGRADE, protocol);
     }
-    let early = backend.read.split().freeze();
+    let early = bytes::Bytes::copy_from_slice(&backend.read);
+    // A quiet tunnel holds no buffers.
+    backend.read = bytes::BytesMut::new();
+    backend.write = Vec::new();
     let group = view
         .live
         .group(view.listener.plan.group)
@@ -298,18 +307,28 @@ impl BodyCame {
     }
 }
 
+/// What becomes of the connection after an answer of ours. What may follow a request whose body was not
+/// read, or that asked for a tunnel and may have used it already, is not another request.
+fn after(failure: Failure, request: &Parts, body: BodyCame, upgrade: Upgrade) -> Afterwards {
+    if request.version == Version::HTTP_2 {
+        Afterwards::Keep
+    } else if body == BodyCame::InPart
+        || upgrade == Upgrade::Asked
+        || request.method == Method::CONNECT
+    {
+        Afterwards::Close
+    } else {
+        Afterwards::of(failure)
+    }
+}
+
 /// The answer of ours to a request that failed.
 fn refuse(
     failure: Failure,
     request: &Parts,
-    body: BodyCame,
+    afterwards: Afterwards,
     connection: &Connection,
 ) -> Response<PlainBody> {
-    let afterwards = match request.version {
-        Version::HTTP_2 => Afterwards::Keep,
-        _ if body == BodyCame::InPart => Afterwards::Close,
-        _ => Afterwards::of(failure),
-    };
     if afterwards == Afterwards::Close {
         connection.activity.body_left_unread();
     }

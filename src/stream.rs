@@ -28,6 +28,7 @@ thread_local! {
 #[derive(Debug, Default)]
 pub struct Meter {
     blocked: Cell<Option<Instant>>,
+    unblocked: Cell<Option<Instant>>,
     received: Cell<u64>,
     sent: Cell<u64>,
 }
@@ -36,6 +37,11 @@ impl Meter {
     /// Since when the client has taken nothing although there is something to send.
     pub fn write_blocked_since(&self) -> Option<Instant> {
         self.blocked.get()
+    }
+
+    /// When the client last took something after it had taken nothing for a while.
+    pub fn unblocked_at(&self) -> Option<Instant> {
+        self.unblocked.get()
     }
 
     /// Bytes read from the socket so far.
@@ -52,7 +58,9 @@ impl Meter {
         match poll {
             Poll::Ready(Ok(n)) => {
                 self.sent.set(self.sent.get() + *n as u64);
-                self.blocked.set(None);
+                if self.blocked.take().is_some() {
+                    self.unblocked.set(Some(Instant::now()));
+                }
             }
             Poll::Ready(Err(_)) => self.blocked.set(None),
             Poll::Pending => {
@@ -192,10 +200,11 @@ impl AsyncRead for Transport {
             if this.expect == Expect::TlsRecord
                 && let Some(first) = this.ahead.get(..this.filled).and_then(<[u8]>::first)
             {
-                if first.is_ascii_alphabetic() {
+                let is_letter = first.is_ascii_alphabetic();
+                this.expect = Expect::Anything;
+                if is_letter {
                     return Poll::Ready(Err(io::Error::other(PlainHttp)));
                 }
-                this.expect = Expect::Anything;
             }
         }
         this.take_ahead(buf);

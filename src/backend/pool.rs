@@ -16,6 +16,9 @@ use crate::timer::LazyTimer;
 /// Idle connections kept per server and worker.
 const MOST_IDLE: usize = 1024;
 
+/// Bytes of buffer that an idle connection may hold.
+const IDLE_ROOM: usize = 16 * 1024;
+
 /// A connection to a server, with the buffers that its exchanges share.
 #[derive(Debug)]
 pub struct Connection {
@@ -109,9 +112,14 @@ impl Pool {
     pub fn put(&self, mut connection: Box<Connection>) {
         let mut idle = self.idle.borrow_mut();
         match self.keepalive {
-            Keepalive::Idle(_) if idle.len() < MOST_IDLE => {
+            Keepalive::Idle(_) if idle.len() < MOST_IDLE && self.cut_at.get().is_none() => {
                 connection.idle_since = Instant::now();
                 connection.write.clear();
+                // What a large exchange needed is not held while nothing happens.
+                if connection.read.capacity() > IDLE_ROOM {
+                    connection.read = BytesMut::new();
+                }
+                connection.write.shrink_to(IDLE_ROOM);
                 idle.push(connection);
             }
             Keepalive::Idle(_) | Keepalive::Off => {}

@@ -18,7 +18,7 @@ use super::http1::download::{self, AnswerBody};
 use super::http1::exchange::{Answered, Exchange, ExchangeError, Idempotence};
 use super::http1::request::{self, BackendVersion, BodyFraming, ConnectionIntent, RequestHead};
 use super::http1::response::{RequestKind, ResponseHead};
-use super::http1::upload::{Expectation, Upload, UploadError};
+use super::http1::upload::{CleanTrailers, Expectation, Upload, UploadError};
 use super::pool::Connection;
 use super::server::Server;
 use crate::addr::BackendAddr;
@@ -46,8 +46,8 @@ pub struct Outgoing<'a> {
     pub expectation: Expectation,
     /// The longest body, in bytes.
     pub body_limit: u64,
-    /// Takes out of the trailers what a client may not send in them.
-    pub clean_trailers: fn(&mut HeaderMap),
+    /// What trailers of the body go through before they are sent.
+    pub clean_trailers: CleanTrailers,
     /// request_timeout
     pub timeout: Duration,
 }
@@ -118,6 +118,9 @@ impl From<&ExchangeError> for Failure {
     fn from(error: &ExchangeError) -> Self {
         match error {
             ExchangeError::Upload(UploadError::TooLarge) => Self::BodyTooLarge,
+            ExchangeError::Upload(UploadError::Client(error)) if has_left(error) => {
+                Self::ClientGone
+            }
             ExchangeError::Upload(UploadError::Client(_) | UploadError::Length) => {
                 Self::BodyMalformed
             }
@@ -131,6 +134,19 @@ impl From<&ExchangeError> for Failure {
             | ExchangeError::TooManyInterim => Self::BackendMalformed,
         }
     }
+}
+
+/// Whether a body broke off because its client went away.
+fn has_left(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(cause) = cause.downcast_ref::<std::io::Error>() {
+            return cause.kind() != std::io::ErrorKind::InvalidInput
+                && cause.kind() != std::io::ErrorKind::InvalidData;
+        }
+        source = cause.source();
+    }
+    error.is_incomplete_message() || error.is_closed() || error.is_canceled()
 }
 
 /// Which server was asked last, and since when: for the log, also when the request fails.
@@ -177,17 +193,21 @@ pub async fn send(
                 continue;
             }
         };
-        return match run(outgoing, body, connection, member, trace).await {
-            Ok(answer) => Ok(answer),
-            Err(Failed::Final(error)) => Err(error),
-            Err(Failed::Repeat(unsent)) => {
-                body = unsent;
-                let connection = dial(member, group).await.map_err(SendError::Connect)?;
-                run(outgoing, body, connection, member, trace)
-                    .await
-                    .map_err(Failed::into_error)
+        match run(outgoing, body, connection, member, trace).await {
+            Ok(answer) => return Ok(answer),
+            Err(Failed::Final(error)) => return Err(error),
+            Err(Failed::Repeat(unsent)) => body = unsent,
+        }
+        let connection = match dial(member, group).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                failed = SendError::Connect(error);
+                continue;
             }
         };
+        return run(outgoing, body, connection, member, trace)
+            .await
+            .map_err(Failed::into_error);
     }
     Err(failed)
 }

@@ -69,6 +69,10 @@ impl Server {
 
     /// It refused a connection, or let the connect time out: skip it for a moment.
     pub fn refused(&self, now: Instant) {
+        // Requests that were under way at the same time say the same thing once.
+        if self.is_skipped(now) {
+            return;
+        }
         let refusals = self.refusals.fetch_add(1, Ordering::Relaxed).min(8);
         let skip = FIRST_SKIP.saturating_mul(1 << refusals).min(LONGEST_SKIP);
         self.skipped_until
@@ -122,6 +126,7 @@ mod tests {
         let now = Instant::now();
         let pauses: Vec<u64> = (0..6)
             .map(|_| {
+                server.skipped_until.store(0, Ordering::Relaxed);
                 server.refused(now);
                 (0..)
                     .find(|s| !server.is_skipped(now + Duration::from_secs(*s)))

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::workers::{Place, Seat, Worker};
 use crate::addr::ClientAddr;
-use crate::connection::{Connection, Tunnel};
+use crate::connection::{Connection, Home, Tunnel};
 use crate::exchange;
 use crate::failure::Failure;
 use crate::http::activity::Activity;
@@ -23,7 +23,6 @@ use crate::http::{http2, linger, reply, tunnel};
 use crate::listener::Listener;
 use crate::proxy;
 use crate::stream::{ClientStream, PlainHttp, Transport};
-use crate::telemetry::writer::AccessLogHandle;
 use crate::tls::accept::{HandshakeError, handshake};
 use crate::tls::{Alpn, TlsFacts};
 
@@ -33,27 +32,20 @@ pub async fn run(client: TcpStream, address: ClientAddr, place: Place) {
     let Some(home) = place.worker.home() else {
         return;
     };
-    let Some(listener) = home.current.get().listener(seat.key).cloned() else {
+    let Some(view) = place.worker.view(seat.key) else {
         return;
     };
     let Ok(client) = tokio::net::TcpStream::from_std(client) else {
         return;
     };
     // Boxed: a handshake's state is large, and soon over.
-    let secured = Box::pin(secure(
-        client,
-        address,
-        &listener,
-        &seat.activity,
-        &home.access_log,
-    ))
-    .await;
+    let secured = Box::pin(secure(client, address, &view.listener, seat, &home)).await;
     let Some((stream, facts)) = secured else {
         return;
     };
 
     let alpn = facts.as_ref().map_or(Alpn::Absent, |facts| facts.alpn);
-    let connection = Connection::new(address, facts, listener, Rc::clone(&seat.activity), home);
+    let connection = Connection::new(address, facts, view, Rc::clone(&seat.activity), home);
     match alpn {
         Alpn::Http2 => serve_http2(stream, connection).await,
         Alpn::Http11 | Alpn::Absent => serve_http1(stream, connection, seat).await,
@@ -65,8 +57,8 @@ async fn secure(
     client: tokio::net::TcpStream,
     address: ClientAddr,
     listener: &Arc<Listener>,
-    activity: &Activity,
-    log: &AccessLogHandle,
+    seat: &Seat,
+    home: &Home,
 ) -> Option<(Box<ClientStream>, Option<TlsFacts>)> {
     let Some(config) = &listener.tls else {
         return Some((
@@ -85,11 +77,17 @@ async fn secure(
             if let Some(stream) = stream
                 && PlainHttp::is(&error)
             {
-                exchange::log_refused(address, listener, None, Failure::PlainHttp, log);
+                exchange::log_refused(
+                    address,
+                    listener,
+                    None,
+                    Failure::PlainHttp,
+                    &home.access_log,
+                );
                 answer(
                     Box::new(ClientStream::Plain(stream)),
                     Failure::PlainHttp,
-                    activity,
+                    &seat.activity,
                 )
                 .await;
             } else {
@@ -117,8 +115,10 @@ async fn serve_http1(stream: Box<ClientStream>, connection: Rc<Connection>, seat
         ending,
     } = http1::serve(stream, activity, &listener.plan.timeouts, handle).await;
     let (tls, log) = (connection.tls.as_ref(), connection.access_log());
+    // Taken in any case: a tunnel that cannot begin would hold on to the connection for ever.
+    let tunnel = connection.take_tunnel();
     match ending {
-        Ending::Done => match connection.take_tunnel() {
+        Ending::Done => match tunnel {
             Some(tunnel) => carry(stream, early, *tunnel, &connection, seat).await,
             None if activity.has_unread_body() => linger::linger(stream, activity).await,
             None => linger::close(stream).await,

@@ -4,7 +4,7 @@
 //! The only place where tasks are spawned: every connection has a seat here, so that a drain knows
 //! whom it waits for.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
@@ -25,7 +25,7 @@ use super::generation::Generation;
 use crate::accept::tcp::accept_loop;
 use crate::addr::{ClientAddr, ListenAddr};
 use crate::backend::group::Group;
-use crate::connection::Home;
+use crate::connection::{Home, View};
 use crate::http::activity::{Activity, Closing};
 use crate::listener::{Current, ListenerKey, Live};
 use crate::telemetry::writer::{AccessLogHandle, flusher};
@@ -182,11 +182,17 @@ impl Workers {
 
     /// Lets every connection end after what it is doing. Done when all have ended.
     pub async fn drain(&self) {
-        let (done, wait) = mpsc::channel(1);
-        for worker in &self.peers.commands {
-            let _ = worker.send(Command::Drain { done: done.clone() });
+        // Again as long as a connection was still on its way to its worker.
+        loop {
+            let (done, wait) = mpsc::channel(1);
+            for worker in &self.peers.commands {
+                let _ = worker.send(Command::Drain { done: done.clone() });
+            }
+            all_done(done, wait).await;
+            if self.connections() == 0 {
+                return;
+            }
         }
-        all_done(done, wait).await;
     }
 
     /// Waits for the threads, which end once nobody can tell them anything any more.
@@ -223,6 +229,11 @@ pub struct Worker {
     seats: RefCell<Slab<Rc<Seat>>>,
     emptied: Notify,
     stops: RefCell<HashMap<ListenerKey, Rc<Notify>>>,
+    /// Listeners that are gone, for the clients that the kernel had let in before.
+    left: RefCell<HashMap<ListenerKey, View>>,
+    draining: Cell<bool>,
+    /// Accept loops that run.
+    accepting: Cell<usize>,
     access_log: Rc<AccessLogHandle>,
 }
 
@@ -260,6 +271,9 @@ fn run(
         seats: RefCell::new(Slab::new()),
         emptied: Notify::new(),
         stops: RefCell::new(HashMap::new()),
+        left: RefCell::new(HashMap::new()),
+        draining: Cell::new(false),
+        accepting: Cell::new(0),
         access_log: Rc::new(access_log),
     });
     runtime.block_on(worker.obey(commands));
@@ -307,6 +321,15 @@ impl Worker {
         tokio::task::spawn_local(task);
     }
 
+    /// A listener as it is now, or as it last was.
+    pub fn view(&self, key: ListenerKey) -> Option<View> {
+        let live = self.home()?.current.get();
+        match live.listener(key).cloned() {
+            Some(listener) => Some(View { live, listener }),
+            None => self.left.borrow().get(&key).cloned(),
+        }
+    }
+
     /// What connections are served from, once anything was published.
     pub fn home(&self) -> Option<Rc<Home>> {
         self.home.borrow().clone()
@@ -340,6 +363,12 @@ impl Worker {
             self.open(opened);
         }
         for key in closed {
+            if let Some(live) = &previous
+                && let Some(listener) = live.listener(*key).cloned()
+            {
+                let live = Rc::clone(live);
+                self.left.borrow_mut().insert(*key, View { live, listener });
+            }
             if let Some(stop) = self.stops.borrow_mut().remove(key) {
                 stop.notify_one();
             }
@@ -379,24 +408,35 @@ impl Worker {
     fn open(self: &Rc<Self>, opened: Opened) {
         let stop = Rc::new(Notify::new());
         self.stops.borrow_mut().insert(opened.key, Rc::clone(&stop));
+        self.left.borrow_mut().remove(&opened.key);
+        self.accepting.set(self.accepting.get() + 1);
         let worker = Rc::clone(self);
         self.spawn(async move {
             let key = opened.key;
             accept_loop(opened.socket, &stop, |client, peer| {
-                worker.accepted(client, peer, key)
+                worker.accepted(client, peer, key);
             })
             .await;
+            worker
+                .accepting
+                .set(worker.accepting.get().saturating_sub(1));
+            worker.emptied.notify_waiters();
         });
     }
 
     fn stop_accepting(&self) {
+        self.draining.set(true);
         for (_, stop) in self.stops.borrow_mut().drain() {
             stop.notify_one();
         }
     }
 
     fn accepted(self: &Rc<Self>, client: TcpStream, peer: SocketAddr, key: ListenerKey) {
-        let chosen = self.peers.choose(self.id);
+        let chosen = if self.draining.get() {
+            self.id
+        } else {
+            self.peers.choose(self.id)
+        };
         self.peers.add(chosen);
         match self.peers.commands.get(chosen) {
             Some(worker) if chosen != self.id => {
@@ -416,6 +456,12 @@ impl Worker {
             tunnel: RefCell::new(None),
         });
         let number = self.seats.borrow_mut().insert(Rc::clone(&seat));
+        let is_gone = self
+            .home()
+            .is_none_or(|home| home.current.get().listener(key).is_none());
+        if self.draining.get() || is_gone {
+            seat.activity.close(Closing::Graceful);
+        }
         let place = Place {
             seat,
             worker: Rc::clone(self),
@@ -431,7 +477,7 @@ impl Worker {
     }
 
     async fn empty(&self) {
-        while !self.seats.borrow().is_empty() {
+        while !self.seats.borrow().is_empty() || self.accepting.get() > 0 {
             self.emptied.notified().await;
         }
     }

@@ -26,7 +26,7 @@ pub enum Phase {
 }
 
 /// Whether the connection should end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Closing {
     /// It may go on.
     No,
@@ -94,6 +94,13 @@ impl Activity {
         }
     }
 
+    /// The handshake is over: a connection without a request is idle from now on.
+    pub fn begin_idle(&self) {
+        self.phase.set(Phase::Idle {
+            since: Instant::now(),
+        });
+    }
+
     /// A head turned out to have begun earlier than was seen.
     pub fn head_began(&self, since: Instant) {
         self.phase.set(Phase::Head { since });
@@ -133,9 +140,9 @@ impl Activity {
         self.closing.get()
     }
 
-    /// Asks the connection to end, and wakes it.
+    /// Asks the connection to end, and wakes it; what was asked for before is never taken back.
     pub fn close(&self, how: Closing) {
-        self.closing.set(how);
+        self.closing.set(self.closing.get().max(how));
         self.wake();
     }
 

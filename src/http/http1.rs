@@ -87,6 +87,7 @@ where
 {
     let mut early = Bytes::new();
     let mut timer = LazyTimer::new();
+    activity.begin_idle();
     loop {
         let mut driver = Driver {
             activity,
@@ -111,8 +112,9 @@ where
         let ending = ending(result, stop);
         match (stop, ending, activity.phase()) {
             (Some(Stop::Park), Ending::Done, Phase::Idle { since })
-                if activity.closing() == Closing::No =>
+                if activity.closing() == Closing::No && !activity.has_unread_body() =>
             {
+                let since = flowing(since, stream.meter());
                 if early.is_empty() {
                     match park(&mut stream, activity, since + timeouts.idle, &mut timer).await {
                         Some(bytes) => early = bytes,
@@ -174,15 +176,16 @@ impl Driver<'_> {
     {
         self.activity.register(cx);
         loop {
-            match self.activity.closing() {
-                Closing::No => {}
-                Closing::Now => return Poll::Ready(None),
-                // A client that was just let in gets its first answer.
-                Closing::Graceful if self.activity.requests() == 0 => {}
-                Closing::Graceful => self.shut_down(http, Stop::Closing),
+            if self.activity.closing() == Closing::Now {
+                return Poll::Ready(None);
             }
+            // First of all hyper reads what has come: a request that is here is answered.
             if let Poll::Ready(result) = Pin::new(&mut *http).poll(cx) {
                 return Poll::Ready(Some(result));
+            }
+            if self.may_close() {
+                self.shut_down(http, Stop::Closing);
+                continue;
             }
             match ready!(self.poll_deadline(cx)) {
                 Stop::Deadline(ending) => {
@@ -192,6 +195,16 @@ impl Driver<'_> {
                 stop @ (Stop::Park | Stop::Closing) => self.shut_down(http, stop),
             }
         }
+    }
+
+    /// Whether a connection that was asked to end can be told so: it has had an answer (a client that was
+    /// just let in gets one), no head has begun, and nothing waits to be sent, for hyper might not send it.
+    fn may_close(&self) -> bool {
+        self.activity.closing() == Closing::Graceful
+            && self.stop != Some(Stop::Closing)
+            && self.activity.requests() > 0
+            && !matches!(self.activity.phase(), Phase::Head { .. })
+            && self.meter.write_blocked_since().is_none()
     }
 
     /// Lets hyper come to an end after what it is doing.
@@ -209,29 +222,31 @@ impl Driver<'_> {
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
-        let stall = self.meter.write_blocked_since().map(|since| {
-            (
-                since + self.timeouts.request,
-                Stop::Deadline(Ending::Stalled),
-            )
-        });
-        let phase = match (self.activity.phase(), self.stop) {
-            (Phase::Idle { since }, None) => Some((since + PARK_AFTER, Stop::Park)),
-            (Phase::Head { since }, _) => Some((
-                since + self.timeouts.header,
+        // What is left of an answer comes first: while the client takes it, nothing else runs out.
+        if let Some(since) = self.meter.write_blocked_since() {
+            let deadline = since + self.timeouts.request;
+            return self
+                .timer
+                .poll(deadline, cx)
+                .map(|()| Stop::Deadline(Ending::Stalled));
+        }
+        let (deadline, stop) = match (self.activity.phase(), self.stop) {
+            (Phase::Idle { since }, None) => (flowing(since, &self.meter) + PARK_AFTER, Stop::Park),
+            (Phase::Head { since }, _) => (
+                flowing(since, &self.meter) + self.timeouts.header,
                 Stop::Deadline(Ending::HeadTooSlow),
-            )),
-            (Phase::Idle { .. } | Phase::Exchange, _) => None,
-        };
-        let Some((deadline, stop)) = stall
-            .into_iter()
-            .chain(phase)
-            .min_by_key(|(deadline, _)| *deadline)
-        else {
-            return Poll::Pending;
+            ),
+            (Phase::Idle { .. } | Phase::Exchange, _) => return Poll::Pending,
         };
         self.timer.poll(deadline, cx).map(|()| stop)
     }
+}
+
+/// A moment, or the later one at which the client took the last of its answer.
+fn flowing(since: Instant, meter: &Meter) -> Instant {
+    meter
+        .unblocked_at()
+        .map_or(since, |unblocked| unblocked.max(since))
 }
 
 /// Waits for the next request's first bytes without holding anything for it. `None`: the connection is over.
@@ -243,9 +258,6 @@ async fn park(
 ) -> Option<Bytes> {
     poll_fn(|cx| {
         activity.register(cx);
-        if activity.closing() != Closing::No {
-            return Poll::Ready(None);
-        }
         let mut bytes = [0; 512];
         let mut read = ReadBuf::new(&mut bytes);
         match Pin::new(&mut *stream).poll_read(cx, &mut read) {
@@ -253,6 +265,7 @@ async fn park(
                 Poll::Ready(Some(Bytes::copy_from_slice(read.filled())))
             }
             Poll::Ready(_) => Poll::Ready(None),
+            Poll::Pending if activity.closing() != Closing::No => Poll::Ready(None),
             Poll::Pending => timer.poll(deadline, cx).map(|()| None),
         }
     })

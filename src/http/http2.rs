@@ -87,6 +87,7 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
+    activity.begin_idle();
     let pace = ConnectionPace {
         meter: Rc::clone(stream.meter()),
         received_before: stream.meter().received(),

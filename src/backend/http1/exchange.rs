@@ -144,7 +144,10 @@ impl Exchange {
                 // An interim response: the upload may have been permitted.
                 Poll::Ready(None) => {}
                 Poll::Pending => match ready!(self.poll_deadline(uploaded, cx)) {
-                    Ok(()) => self.upload.permit(),
+                    Ok(()) => {
+                        self.upload.permit();
+                        self.last_progress = Instant::now();
+                    }
                     Err(error) => return Poll::Ready(Err(error)),
                 },
             }

@@ -17,6 +17,9 @@ use tokio::io::AsyncWrite;
 use super::request::{self, BodyFraming};
 use crate::backend::pool::Connection;
 
+/// Drops the trailer fields that a client may not send.
+pub type CleanTrailers = fn(&mut HeaderMap);
+
 /// Whether the client waits for permission before it sends its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expectation {
@@ -37,6 +40,8 @@ enum State {
     Flushing,
     /// All has been sent.
     Done,
+    /// Writing failed; the body is left alone, for it may go out again on another connection.
+    Broken,
     /// The backend takes no more; the rest is thrown away.
     Discarding,
     /// There is nothing left to throw away.
@@ -80,7 +85,7 @@ pub struct Upload {
     written: u64,
     received: u64,
     limit: u64,
-    clean_trailers: fn(&mut HeaderMap),
+    clean_trailers: CleanTrailers,
 }
 
 impl Upload {
@@ -90,7 +95,7 @@ impl Upload {
         framing: BodyFraming,
         expectation: Expectation,
         limit: u64,
-        clean_trailers: fn(&mut HeaderMap),
+        clean_trailers: CleanTrailers,
     ) -> Self {
         let state = match (framing, expectation) {
             (BodyFraming::None | BodyFraming::Length(0), _) => State::Flushing,
@@ -127,7 +132,9 @@ impl Upload {
             && match self.framing {
                 BodyFraming::None | BodyFraming::Length(_) => true,
                 // Its end, and its trailers, may have been taken without a byte of data.
-                BodyFraming::Chunked => matches!(self.state, State::Asking | State::Streaming),
+                BodyFraming::Chunked => {
+                    matches!(self.state, State::Asking | State::Streaming | State::Broken)
+                }
             }
     }
 
@@ -156,7 +163,7 @@ impl Upload {
     /// The backend gave its final answer. If it was never asked for the body, it does not get it: after
     /// an answer, what the client sends may as well be its next request.
     pub fn answered(&mut self) {
-        if self.state == State::Asking {
+        if matches!(self.state, State::Asking | State::Broken) {
             self.abandon();
         }
     }
@@ -169,7 +176,7 @@ impl Upload {
             self.state = match self.state {
                 // Reading on would tell the client to go ahead.
                 State::Asking | State::Flushing => State::Discarded,
-                State::Streaming | State::Discarding => State::Discarding,
+                State::Streaming | State::Broken | State::Discarding => State::Discarding,
                 State::Done | State::Discarded => self.state,
             };
         }
@@ -182,23 +189,29 @@ impl Upload {
         cx: &mut Context<'_>,
     ) -> Result<Uploaded, UploadError> {
         loop {
-            if self.state == State::Discarding {
-                return Ok(self.discard(cx));
+            match self.state {
+                State::Discarding => return Ok(self.discard(cx)),
+                State::Broken => return Ok(Uploaded::All),
+                State::Asking
+                | State::Streaming
+                | State::Flushing
+                | State::Done
+                | State::Discarded => {}
             }
             match self.poll_write(connection, cx) {
                 Poll::Pending => return Ok(Uploaded::AwaitsBackend),
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => {
                     // The backend may have answered before it closed: the reading half finds out.
-                    self.abandon();
-                    continue;
+                    self.state = State::Broken;
+                    return Ok(Uploaded::All);
                 }
             }
             match self.state {
                 State::Asking => return Ok(Uploaded::AwaitsPermission),
                 State::Flushing => self.state = State::Done,
                 State::Done | State::Discarded => return Ok(Uploaded::All),
-                State::Discarding => {}
+                State::Broken | State::Discarding => {}
                 State::Streaming => match Pin::new(&mut self.body).poll_frame(cx) {
                     Poll::Pending => return Ok(Uploaded::AwaitsClient),
                     Poll::Ready(Some(Ok(frame))) => self.take(frame, &mut connection.write)?,
