@@ -281,6 +281,7 @@ fn switch(
         .shared
         .name
         .clone();
+    connection.activity.becomes_tunnel();
     connection.leave_tunnel(Tunnel {
         backend,
         early,

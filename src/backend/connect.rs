@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::server::Server;
 use crate::addr::BackendAddr;
@@ -55,7 +55,7 @@ pub async fn connect(server: &Server, limit: Duration) -> Result<BackendStream, 
                 .map(BackendStream::Unix)
                 .map_err(ConnectError::Refused),
             BackendAddr::Ip(address) => tcp(*address).await.map_err(ConnectError::Refused),
-            BackendAddr::Name { .. } => any(server).await,
+            BackendAddr::Name { .. } => any(server, limit).await,
         }
     };
     timeout_at(deadline, attempt)
@@ -64,9 +64,10 @@ pub async fn connect(server: &Server, limit: Duration) -> Result<BackendStream, 
 }
 
 /// Tries the addresses of a name in turn, each connection beginning with another one.
-async fn any(server: &Server) -> Result<BackendStream, ConnectError> {
+async fn any(server: &Server, limit: Duration) -> Result<BackendStream, ConnectError> {
     let addresses = server.resolved();
     let start = server.next_start();
+    let share = limit / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
     let mut last = ConnectError::Unresolved;
     for address in addresses
         .iter()
@@ -74,9 +75,11 @@ async fn any(server: &Server) -> Result<BackendStream, ConnectError> {
         .skip(start % addresses.len().max(1))
         .take(addresses.len())
     {
-        match tcp(*address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = ConnectError::Refused(error),
+        // One that does not answer leaves time for the others.
+        match timeout(share, tcp(*address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = ConnectError::Refused(error),
+            Err(_) => last = ConnectError::Timeout,
         }
     }
     Err(last)

@@ -147,6 +147,19 @@ impl Group {
         self.members.get(index)
     }
 
+    /// Closes the pools that are not among those of `next`, the same group as it is from now on.
+    pub fn leave_to(&self, next: Option<&Self>) {
+        for member in &self.members {
+            let goes_on = next.is_some_and(|group| {
+                let mut members = group.members.iter();
+                members.any(|other| Rc::ptr_eq(&other.pool, &member.pool))
+            });
+            if !goes_on {
+                member.pool.close();
+            }
+        }
+    }
+
     /// The group is gone from the configuration: what still streams from it gets until `deadline`.
     pub fn retire(&self, deadline: Instant) {
         for member in &self.members {

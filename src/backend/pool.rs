@@ -68,6 +68,7 @@ pub struct Pool {
     idle: RefCell<Vec<Box<Connection>>>,
     keepalive: Keepalive,
     cut_at: Cell<Option<Instant>>,
+    closed: Cell<bool>,
 }
 
 impl Pool {
@@ -77,12 +78,18 @@ impl Pool {
             idle: RefCell::new(Vec::new()),
             keepalive,
             cut_at: Cell::new(None),
+            closed: Cell::new(false),
         }
     }
 
     /// Its group is gone from the configuration: responses that still stream get until `deadline`.
     pub fn retire(&self, deadline: Instant) {
         self.cut_at.set(Some(deadline));
+    }
+
+    /// No group has this pool any more: nothing is kept in it.
+    pub fn close(&self) {
+        self.closed.set(true);
         self.idle.borrow_mut().clear();
     }
 
@@ -112,7 +119,7 @@ impl Pool {
     pub fn put(&self, mut connection: Box<Connection>) {
         let mut idle = self.idle.borrow_mut();
         match self.keepalive {
-            Keepalive::Idle(_) if idle.len() < MOST_IDLE && self.cut_at.get().is_none() => {
+            Keepalive::Idle(_) if idle.len() < MOST_IDLE && !self.closed.get() => {
                 connection.idle_since = Instant::now();
                 connection.write.clear();
                 // What a large exchange needed is not held while nothing happens.

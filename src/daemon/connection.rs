@@ -143,14 +143,12 @@ async fn serve_http2(stream: Box<ClientStream>, connection: Rc<Connection>) {
     let listener = connection.view().listener;
     let activity = Rc::clone(&connection.activity);
     let handle = move |request, pace| proxy::handle(request, Rc::clone(&connection), Some(pace));
-    http2::serve(
-        stream,
-        &activity,
-        &listener.plan.timeouts,
-        handle,
-        Worker::spawn_boxed,
-    )
-    .await;
+    let timeouts = &listener.plan.timeouts;
+    match http2::serve(stream, &activity, timeouts, handle, Worker::spawn_boxed).await {
+        // What was sent last may still be on its way.
+        (http2::Ending::Done, Some(stream)) => linger::linger(stream, &activity).await,
+        (http2::Ending::Done, None) | (http2::Ending::Broken | http2::Ending::Stalled, _) => {}
+    }
 }
 
 /// Passes bytes both ways until the tunnel ends.

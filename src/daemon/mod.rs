@@ -99,7 +99,7 @@ pub fn run(
         .enable_all()
         .build()
         .map_err(|error| StartError::System("cannot build the main runtime", error))?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let mut signals =
             Signals::new().map_err(|error| StartError::System("cannot handle signals", error))?;
         let mut daemon = Daemon::start(source, environment, log).await?;
@@ -108,7 +108,10 @@ pub fn run(
         daemon.workers.join();
         daemon.access_log.shutdown(LAST_WORDS);
         Ok(ended)
-    })
+    });
+    // A name that is being looked up is not waited for.
+    runtime.shutdown_background();
+    result
 }
 
 /// Reads, resolves and builds what a source asks for.
@@ -197,15 +200,17 @@ impl Daemon {
     }
 
     async fn live(&mut self, signals: &mut Signals) -> Ended {
-        let mut lookup =
-            tokio::time::interval_at(Instant::now() + resolver::INTERVAL, resolver::INTERVAL);
+        let mut lookups = Box::pin(resolver::keep_resolving(self.generation.named_servers()));
         loop {
             tokio::select! {
                 event = signals.next() => match event {
-                    Event::Reload => self.reload().await,
+                    Event::Reload => {
+                        self.reload().await;
+                        lookups = Box::pin(resolver::keep_resolving(self.generation.named_servers()));
+                    }
                     Event::Stop => return self.shut_down(signals).await,
                 },
-                _ = lookup.tick() => resolver::resolve_all(self.generation.named_servers()).await,
+                () = &mut lookups => {}
             }
         }
     }
@@ -213,7 +218,7 @@ impl Daemon {
     /// Takes up the source's present state, or says all that is wrong with it and goes on as before.
     async fn reload(&mut self) {
         let began = Instant::now();
-        let (prepared, report) = self.prepare();
+        let (prepared, report) = self.prepare().await;
         tell(&report);
         let Some(Prepared {
             generation,
@@ -229,7 +234,6 @@ impl Daemon {
         if generation.plan.server.workers != self.generation.plan.server.workers {
             tracing::warn!("`workers` has changed: it takes effect at the next start");
         }
-        resolver::resolve_all(generation.named_servers()).await;
         self.workers
             .publish(&generation, change.opened, &change.closed)
             .await;
@@ -243,11 +247,13 @@ impl Daemon {
     }
 
     /// Does all of a reload that can fail.
-    fn prepare(&self) -> (Option<Prepared>, Report) {
+    async fn prepare(&self) -> (Option<Prepared>, Report) {
         let (generation, mut report) = load(&self.source, self.environment, Some(&self.generation));
         let Some(generation) = generation else {
             return (None, report);
         };
+        // Before any socket is bound: from then on clients may come.
+        resolver::resolve_all(generation.named_servers()).await;
         let change = sockets::prepare(
             &generation.plan,
             &self.open,

@@ -13,9 +13,17 @@ use crate::addr::BackendAddr;
 use crate::backend::server::Server;
 
 /// How often names are looked up again.
-pub const INTERVAL: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(10);
 /// How long one look-up may take.
 const LIMIT: Duration = Duration::from_secs(5);
+
+/// Looks up `servers` again and again.
+pub async fn keep_resolving(servers: Vec<Arc<Server>>) {
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        resolve_all(servers.clone()).await;
+    }
+}
 
 /// Looks up all `servers` at the same time.
 pub async fn resolve_all(servers: Vec<Arc<Server>>) {

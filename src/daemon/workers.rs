@@ -24,7 +24,6 @@ use super::connection;
 use super::generation::Generation;
 use crate::accept::tcp::accept_loop;
 use crate::addr::{ClientAddr, ListenAddr};
-use crate::backend::group::Group;
 use crate::connection::{Home, View};
 use crate::http::activity::{Activity, Closing};
 use crate::listener::{Current, ListenerKey, Live};
@@ -373,9 +372,12 @@ impl Worker {
                 stop.notify_one();
             }
         }
-        let gone = |group: &&Group| live.group_named(&group.shared.name).is_none();
-        for group in previous.iter().flat_map(|live| live.groups()).filter(gone) {
-            group.retire(Instant::now() + drain_timeout);
+        for group in previous.iter().flat_map(|live| live.groups()) {
+            let next = live.group_named(&group.shared.name);
+            group.leave_to(next);
+            if next.is_none() {
+                group.retire(Instant::now() + drain_timeout);
+            }
         }
         self.retire(&live, drain_timeout);
     }

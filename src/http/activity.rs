@@ -45,6 +45,7 @@ pub struct Activity {
     closing: Cell<Closing>,
     /// A request was answered although its body was not read to the end.
     unread_body: Cell<bool>,
+    tunnel: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -65,6 +66,7 @@ impl Activity {
             requests: Cell::new(0),
             closing: Cell::new(Closing::No),
             unread_body: Cell::new(false),
+            tunnel: Cell::new(false),
             waker: RefCell::new(None),
         }
     }
@@ -128,6 +130,16 @@ impl Activity {
     /// drained before the connection is closed, or the answer is lost.
     pub fn body_left_unread(&self) {
         self.unread_body.set(true);
+    }
+
+    /// A 101 is on its way: what comes after it is no longer HTTP.
+    pub fn becomes_tunnel(&self) {
+        self.tunnel.set(true);
+    }
+
+    /// Whether [`Self::becomes_tunnel`] was called.
+    pub fn is_tunnel(&self) -> bool {
+        self.tunnel.get()
     }
 
     /// Whether [`Self::body_left_unread`] was called.

@@ -203,6 +203,7 @@ impl Driver<'_> {
         self.activity.closing() == Closing::Graceful
             && self.stop != Some(Stop::Closing)
             && self.activity.requests() > 0
+            && !self.activity.is_tunnel()
             && !matches!(self.activity.phase(), Phase::Head { .. })
             && self.meter.write_blocked_since().is_none()
     }

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 
 use super::MAX_HEAD;
 use super::activity::{Activity, Closing, Phase};
+use super::io::SharedStream;
 use crate::config::plan::Timeouts;
 use crate::stream::{ClientStream, Meter};
 use crate::timer::LazyTimer;
@@ -80,7 +81,7 @@ pub async fn serve<H, F, B>(
     timeouts: &Timeouts,
     handle: H,
     spawn: Spawn,
-) -> Ending
+) -> (Ending, Option<Box<ClientStream>>)
 where
     H: Fn(Request<Incoming>, Rc<StreamPace>) -> F,
     F: Future<Output = Result<Response<B>, Infallible>> + 'static,
@@ -91,6 +92,7 @@ where
     let pace = ConnectionPace {
         meter: Rc::clone(stream.meter()),
         received_before: stream.meter().received(),
+        moved: Cell::new((stream.meter().sent(), Instant::now())),
         activity,
         timeouts,
     };
@@ -106,10 +108,11 @@ where
         *fresh.borrow_mut() = Some(Rc::clone(&pace));
         handle(request, pace)
     });
-    let mut http = Box::pin(builder(tasks).serve_connection(TokioIo::new(stream), service));
+    let (lent, stream) = SharedStream::lend(stream);
+    let mut http = Box::pin(builder(tasks).serve_connection(TokioIo::new(lent), service));
     let mut timer = LazyTimer::new();
     let mut told_at: Option<Instant> = None;
-    poll_fn(|cx| {
+    let ending = poll_fn(|cx| {
         activity.register(cx);
         loop {
             match activity.closing() {
@@ -139,7 +142,9 @@ where
             }
         }
     })
-    .await
+    .await;
+    drop(http);
+    (ending, Rc::into_inner(stream).map(RefCell::into_inner))
 }
 
 /// What a connection's next deadline depends on.
@@ -147,21 +152,37 @@ struct ConnectionPace<'a> {
     meter: Rc<Meter>,
     /// Bytes that had come when the handshake was done.
     received_before: u64,
+    /// What had been sent at the last look, and when that was first seen.
+    moved: Cell<(u64, Instant)>,
     activity: &'a Activity,
     timeouts: &'a Timeouts,
 }
 
 impl ConnectionPace<'_> {
+    /// When the client was last seen to have taken something: an exchange ends for us when its last bytes
+    /// are buffered.
+    fn last_moved(&self) -> Instant {
+        let (before, at) = self.moved.get();
+        let sent = self.meter.sent();
+        if sent == before {
+            return at;
+        }
+        let now = Instant::now();
+        self.moved.set((sent, now));
+        now
+    }
+
     /// When the connection ends if nothing happens, and how; `told_at` is when it was told to.
     fn next_deadline(&self, told_at: Option<Instant>) -> Option<(Instant, Ending)> {
         let stall = self
             .meter
             .write_blocked_since()
             .map(|since| (since + self.timeouts.request, Ending::Stalled));
+        let moved = self.last_moved();
         let idle = match (self.activity.phase(), told_at) {
             (Phase::Exchange, _) => None,
             (Phase::Idle { since } | Phase::Head { since }, Some(told)) => {
-                Some((since.max(told) + FAREWELL, Ending::Broken))
+                Some((since.max(told).max(moved) + FAREWELL, Ending::Broken))
             }
             (Phase::Idle { since } | Phase::Head { since }, None) => {
                 let has_begun = self.meter.received() > self.received_before;
@@ -170,7 +191,7 @@ impl ConnectionPace<'_> {
                 } else {
                     self.timeouts.header
                 };
-                Some((since + limit, Ending::Done))
+                Some((since.max(moved) + limit, Ending::Done))
             }
         };
         stall.into_iter().chain(idle).min_by_key(|(at, _)| *at)
