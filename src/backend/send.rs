@@ -118,9 +118,6 @@ impl From<&ExchangeError> for Failure {
     fn from(error: &ExchangeError) -> Self {
         match error {
             ExchangeError::Upload(UploadError::TooLarge) => Self::BodyTooLarge,
-            ExchangeError::Upload(UploadError::Client(error)) if has_left(error) => {
-                Self::ClientGone
-            }
             ExchangeError::Upload(UploadError::Client(_) | UploadError::Length) => {
                 Self::BodyMalformed
             }
@@ -134,19 +131,6 @@ impl From<&ExchangeError> for Failure {
             | ExchangeError::TooManyInterim => Self::BackendMalformed,
         }
     }
-}
-
-/// Whether a body broke off because its client went away.
-fn has_left(error: &hyper::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(cause) = cause.downcast_ref::<std::io::Error>() {
-            return cause.kind() != std::io::ErrorKind::InvalidInput
-                && cause.kind() != std::io::ErrorKind::InvalidData;
-        }
-        source = cause.source();
-    }
-    error.is_incomplete_message() || error.is_closed() || error.is_canceled()
 }
 
 /// Which server was asked last, and since when: for the log, also when the request fails.

@@ -191,7 +191,7 @@ impl ConnectionPace<'_> {
                 } else {
                     self.timeouts.header
                 };
-                Some((since.max(moved) + limit, Ending::Done))
+                Some((since + limit, Ending::Done))
             }
         };
         stall.into_iter().chain(idle).min_by_key(|(at, _)| *at)
