@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use crate::support::backend::{Backend, ok};
 use crate::support::client::{Client, full, request};
@@ -269,15 +270,17 @@ async fn answers_502_when_a_fresh_connection_is_closed_before_the_answer() {
 
 #[tokio::test]
 async fn a_post_goes_out_on_a_fresh_connection_when_the_pooled_one_was_closed_before() {
-    let (told, mut closed) = mpsc::unbounded_channel();
+    let (told, mut closing) = mpsc::unbounded_channel();
     let backend = Backend::raw(move |stream, _| {
         let told = told.clone();
         async move {
+            let proxy = stream.peer_addr().unwrap();
             let mut stream = Raw::over(stream);
             stream.read_request().await.unwrap();
             stream.write(ok(b"ok")).await;
-            drop(stream);
-            told.send(()).unwrap();
+            stream.half_close().await;
+            told.send(proxy).unwrap();
+            stream.read_until_close().await;
         }
     })
     .run()
@@ -286,9 +289,28 @@ async fn a_post_goes_out_on_a_fresh_connection_when_the_pooled_one_was_closed_be
     let mut client = proxy.client().await;
     for _ in 0..5 {
         assert_eq!(client.post("/", "body").await.status, 200);
-        within("the backend closes", closed.recv()).await;
+        let closed = within("the backend closes", closing.recv()).await;
+        fin_arrives(backend.address(), closed.unwrap()).await;
     }
     assert_eq!(backend.connections(), 5);
+}
+
+/// Waits until `to` has been told that `from` has closed: until then it cannot know.
+async fn fin_arrives(from: SocketAddr, to: SocketAddr) {
+    let hex = |address: SocketAddr| format!("0100007F:{:04X}", address.port());
+    let ends = format!("{} {} ", hex(from), hex(to));
+    // FIN_WAIT2: the other side has confirmed it; TIME_WAIT: it has closed, too.
+    let confirmed = [format!("{ends}05 "), format!("{ends}06 ")];
+    within("the end is confirmed", async {
+        loop {
+            let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+            if confirmed.iter().any(|line| sockets.contains(line)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -296,10 +318,12 @@ async fn a_backend_that_closes_idle_connections_costs_no_request() {
     let backend = Backend::raw(|stream, _| async move {
         let mut stream = Raw::over(stream);
         let idle = Duration::from_millis(5);
-        while let Ok(Some(_)) = tokio::time::timeout(idle, stream.read_request_unhurried()).await {
+        let mut next = Ok(stream.read_request().await);
+        while let Ok(Some(_)) = next {
             if stream.try_write(ok(b"ok")).await.is_err() {
                 return;
             }
+            next = timeout(idle, stream.read_request_unhurried()).await;
         }
     })
     .run()

@@ -122,7 +122,8 @@ async fn a_port_in_use_changes_nothing_and_opens_nothing() {
     let stderr = proxy.stderr();
     assert!(stderr.contains(&format!("127.0.0.1:{taken}")), "{stderr}");
     assert!(stderr.contains("in use"), "{stderr}");
-    assert!(TcpStream::connect(("127.0.0.1", free)).await.is_err());
+    let reached = TcpStream::connect(("127.0.0.1", free)).await;
+    assert!(reached.is_err(), "{reached:?}");
     assert_eq!(proxy.client().await.get("/").await.status, 200);
 }
 
