@@ -796,8 +796,11 @@ fn with<'a>(name: &str, value: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a
         .collect()
 }
 
+/// A name, the fields of a request, and its body.
+type Http2Row<'a> = (&'a str, Vec<(&'a str, &'a str)>, &'a str);
+
 /// Sends each request on an HTTP/2 connection of its own: none reaches the backend.
-async fn refused_on_http2(rows: &[(&str, Vec<(&str, &str)>, &str)]) {
+async fn refused_on_http2(rows: &[Http2Row<'_>]) {
     let backend = Backend::echo().run().await;
     let running = Proxy::to(&backend).run().await;
     assert_eq!(outcome(&running, &GOOD, b"").await, Outcome::Answered(200));
