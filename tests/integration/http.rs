@@ -495,6 +495,9 @@ async fn a_backend_that_refuses_the_expectation_is_heard_without_a_100() {
     raw.write(EXPECTING).await;
     let answer = raw.read_response().await;
     assert_eq!((answer.status(), answer.text().as_str()), (417, "no"));
+    // Whether a body or a request would come next is unknown: nothing is read as either.
+    raw.write("GET /next HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(raw.read_to_end().await, (Vec::new(), Ended::Cleanly));
 }
 
 #[tokio::test]
@@ -643,11 +646,17 @@ async fn a_client_that_leaves_ends_the_backends_work() {
     .await;
     let running = Proxy::to(&backend).run().await;
     // Broken off within its body, a request is malformed (alb.md section 9.1); else it lost its client.
-    for (target, status, request) in [
-        ("/a", 499, "GET /a HTTP/1.1\r\nHost: a\r\n\r\n"),
+    for (target, status, cause, request) in [
+        (
+            "/a",
+            499,
+            "client_gone",
+            "GET /a HTTP/1.1\r\nHost: a\r\n\r\n",
+        ),
         (
             "/b",
             400,
+            "body_malformed",
             "POST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf",
         ),
     ] {
@@ -660,6 +669,7 @@ async fn a_client_that_leaves_ends_the_backends_work() {
             .wait_for_access(|line| line["request_uri"] == target)
             .await;
         assert_eq!(line["status"], status, "{line}");
+        assert_eq!(line["cause"], cause, "{line}");
     }
     let mut client = running.client_h2().await;
     let answer =
@@ -671,6 +681,7 @@ async fn a_client_that_leaves_ends_the_backends_work() {
         .wait_for_access(|line| line["request_uri"] == "/c")
         .await;
     assert_eq!(line["status"], 499, "{line}");
+    assert_eq!(line["cause"], "client_gone", "{line}");
 }
 
 #[tokio::test]
