@@ -227,6 +227,10 @@ impl Daemon {
         }) = prepared
         else {
             tracing::error!("reload refused: everything runs on as before");
+            // A log that was rotated is followed all the same.
+            if let Err(error) = self.access_log.reopen() {
+                tracing::error!(%error, "the access log is not reopened");
+            }
             return;
         };
         self.access_log.switch(access_log);
