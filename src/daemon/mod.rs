@@ -131,7 +131,7 @@ fn load(
     (generation, report)
 }
 
-/// Everything that a start would check: as [`load`], and the ports are tried without being kept.
+/// Everything that a start would check: read, resolved and built, and the ports are tried without being kept.
 pub fn check(path: &Path, environment: Environment) -> Report {
     let source = Source::File(path.to_owned());
     let (generation, mut report) = load(&source, environment, None);
