@@ -39,8 +39,9 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Bytes buffered for one stream that the client does not take.
 const SEND_BUFFER: usize = 64 * 1024;
-/// How long a connection may take to end once it was told to and has no stream left.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How long a connection may take to end once it was told to and has no stream left: time for its client
+/// to take what is buffered. A client that goes on sending PINGs gains nothing.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Runs a stream's task on this thread.
 pub type Spawn = fn(Pin<Box<dyn Future<Output = ()>>>);
@@ -92,7 +93,6 @@ where
     let pace = ConnectionPace {
         meter: Rc::clone(stream.meter()),
         received_before: stream.meter().received(),
-        moved: Cell::new((stream.meter().sent(), Instant::now())),
         activity,
         timeouts,
     };
@@ -152,37 +152,21 @@ struct ConnectionPace<'a> {
     meter: Rc<Meter>,
     /// Bytes that had come when the handshake was done.
     received_before: u64,
-    /// What had been sent at the last look, and when that was first seen.
-    moved: Cell<(u64, Instant)>,
     activity: &'a Activity,
     timeouts: &'a Timeouts,
 }
 
 impl ConnectionPace<'_> {
-    /// When the client was last seen to have taken something: an exchange ends for us when its last bytes
-    /// are buffered.
-    fn last_moved(&self) -> Instant {
-        let (before, at) = self.moved.get();
-        let sent = self.meter.sent();
-        if sent == before {
-            return at;
-        }
-        let now = Instant::now();
-        self.moved.set((sent, now));
-        now
-    }
-
     /// When the connection ends if nothing happens, and how; `told_at` is when it was told to.
     fn next_deadline(&self, told_at: Option<Instant>) -> Option<(Instant, Ending)> {
         let stall = self
             .meter
             .write_blocked_since()
             .map(|since| (since + self.timeouts.request, Ending::Stalled));
-        let moved = self.last_moved();
         let idle = match (self.activity.phase(), told_at) {
             (Phase::Exchange, _) => None,
             (Phase::Idle { since } | Phase::Head { since }, Some(told)) => {
-                Some((since.max(told).max(moved) + FAREWELL, Ending::Broken))
+                Some((since.max(told) + FAREWELL, Ending::Broken))
             }
             (Phase::Idle { since } | Phase::Head { since }, None) => {
                 let has_begun = self.meter.received() > self.received_before;
