@@ -492,6 +492,7 @@ fn write_whole(bytes: &[u8], target: &mut impl Write) -> Result<(), Failed> {
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && waited < STUCK_AFTER => {
+                // This thread only writes the log: a pipe that is full for now keeps nobody else waiting.
                 thread::sleep(RETRY_DELAY);
                 waited += RETRY_DELAY;
             }
