@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use crate::config::plan::{
     AccessLogPlan, Algorithm, CompressionSettings, ForwardedFor, HeadersPlan, Http2, ListenAddress,
-    LogFormat, LogPlan, LogTarget, ServerPlan, Switch, Timeouts, TlsPolicyPlan, UnknownLength,
-    Workers,
+    LogFormat, LogPlan, LogTarget, ServerPlan, Switch, Timeouts, UnknownLength, Workers,
 };
+use crate::config::tls_policy::SystemPolicy;
 use crate::config::value;
 
 /// A default and the bounds of its key, both inclusive.
@@ -54,7 +54,7 @@ pub const PORT: Rule<u16> = Rule {
     most: 65535,
 };
 /// `tls_policy` (alb.md decision 1).
-pub const TLS_POLICY: TlsPolicyPlan = TlsPolicyPlan::Strict12With13;
+pub const TLS_POLICY: SystemPolicy = SystemPolicy::Strict12With13;
 /// `http2`: offered (alb.md 1.1).
 pub const HTTP2: Http2 = Http2::Offered;
 /// `idle_timeout`: 15 s, 1 to 600 (alb.md 1.1, decision 10).
@@ -132,18 +132,6 @@ pub const RETRIES: Rule<u8> = Rule {
 pub const NAME_LENGTH: usize = 128;
 /// The longest key or value of a tag, in characters (alb.md 1.1).
 pub const TAG_LENGTH: usize = 128;
-
-/// The documented system policies (alb.md 2.1): names that a `tls_policy` may have meant.
-pub const SYSTEM_TLS_POLICIES: &[&str] = &[
-    DEFAULT_TLS_POLICY,
-    "tls_cipher_policy_1_0",
-    "tls_cipher_policy_1_1",
-    "tls_cipher_policy_1_2",
-    "tls_cipher_policy_1_2_strict",
-    "tls_cipher_policy_1_0_to_1_3",
-];
-/// The name of [`TLS_POLICY`].
-pub const DEFAULT_TLS_POLICY: &str = "tls_cipher_policy_1_2_strict_with_1_3";
 
 /// `[server]` where the file has no such table.
 pub fn server() -> ServerPlan {

@@ -34,8 +34,14 @@ pub(super) enum Off {
 /// The file itself.
 pub(super) const ROOT: Keys = Keys {
     title: "the top level of the file",
-    works: &["server", "certificate", "listener", "server_group"],
-    not_yet: &[("tls_policy", Off::Never)],
+    works: &[
+        "server",
+        "certificate",
+        "tls_policy",
+        "listener",
+        "server_group",
+    ],
+    not_yet: &[],
 };
 
 /// `[server]`
@@ -82,6 +88,13 @@ pub(super) const CERTIFICATE: Keys = Keys {
     not_yet: &[],
 };
 
+/// `[[tls_policy]]`
+pub(super) const TLS_POLICY: Keys = Keys {
+    title: "[[tls_policy]]",
+    works: &["name", "versions", "cipher_suites"],
+    not_yet: &[],
+};
+
 /// `[[listener]]`
 pub(super) const LISTENER: Keys = Keys {
     title: "[[listener]]",
@@ -93,6 +106,7 @@ pub(super) const LISTENER: Keys = Keys {
         "tags",
         "certificates",
         "tls_policy",
+        "tls_policy_strict",
         "http2",
         "idle_timeout",
         "http2_idle_timeout",
@@ -106,7 +120,6 @@ pub(super) const LISTENER: Keys = Keys {
         "access",
     ],
     not_yet: &[
-        ("tls_policy_strict", Off::False),
         ("sni_strict", Off::False),
         ("quic_listener", Off::Never),
         ("quic_advertised_port", Off::Never),
@@ -222,6 +235,7 @@ pub(super) const TABLES: &[&Keys] = &[
     &ACCESS_LOG,
     &LOG,
     &CERTIFICATE,
+    &TLS_POLICY,
     &LISTENER,
     &COMPRESSION,
     &HEADERS,

@@ -6,6 +6,7 @@
 pub mod defaults;
 pub mod plan;
 pub mod report;
+pub mod tls_policy;
 
 mod document;
 mod keys;
@@ -140,7 +141,6 @@ mod tests {
             name = "plain"
             protocol = "http"
             port = 80
-            tls_policy_strict = false
             sni_strict = false
             loop_detection = false
             server_group = "app"

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::addr::BackendAddr;
+use crate::config::tls_policy::TlsPolicy;
 
 /// Everything a configuration file asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -212,16 +213,9 @@ pub struct HttpsPlan {
     /// `certificates`: the first is the default; never empty.
     pub certificates: Vec<CertificateId>,
     /// `tls_policy`
-    pub tls_policy: TlsPolicyPlan,
+    pub tls_policy: TlsPolicy,
     /// `http2`
     pub http2: Http2,
-}
-
-/// A TLS security policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlsPolicyPlan {
-    /// `tls_cipher_policy_1_2_strict_with_1_3`, the default.
-    Strict12With13,
 }
 
 /// Whether a listener offers HTTP/2 by ALPN.

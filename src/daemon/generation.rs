@@ -21,7 +21,6 @@ use crate::listener::Listener;
 use crate::tls;
 use crate::tls::certificate::ServedCertificate;
 use crate::tls::pem::{self, PemError};
-use crate::tls::policy::SystemPolicy;
 use crate::tls::self_signed::self_signed;
 use crate::tls::store::CertificateStore;
 
@@ -182,8 +181,7 @@ fn secure(
         .filter_map(|id| certificates.get(id.0))
         .cloned();
     let store = CertificateStore::new(served.next()?, served.collect());
-    let policy = SystemPolicy::from(plan.tls_policy);
-    tls::server_config(policy, Arc::new(store), plan.http2)
+    tls::server_config(&plan.tls_policy, Arc::new(store), plan.http2)
         .map_err(|error| {
             let message = format!("TLS cannot be set up: {error}");
             report.error(&listener.origin, message);

@@ -132,7 +132,7 @@ fn load(
 }
 
 /// Everything that a start would check: read, resolved and built, and the ports are tried without being kept.
-pub fn check(path: &Path, environment: Environment) -> Report {
+pub fn check(path: &Path, environment: Environment) -> (Option<Arc<Generation>>, Report) {
     let source = Source::File(path.to_owned());
     let (generation, mut report) = load(&source, environment, None);
     for listener in generation
@@ -141,7 +141,7 @@ pub fn check(path: &Path, environment: Environment) -> Report {
     {
         try_port(listener, &mut report);
     }
-    report
+    (generation, report)
 }
 
 fn try_port(listener: &ListenerPlan, report: &mut Report) {

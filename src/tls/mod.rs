@@ -20,22 +20,22 @@ use std::sync::Arc;
 use rustls::server::{NoServerSessionStorage, ServerConfig, ServerConnection};
 
 use crate::config::plan::Http2;
+use crate::config::tls_policy::TlsPolicy;
 
-use self::policy::{Suite, SystemPolicy, Version};
 use self::store::CertificateStore;
 
 /// Builds what a listener's handshakes run on.
 ///
 /// # Errors
-/// Where the policy has no suite for one of its versions; no system policy is like that.
+/// Where the policy has no suite for one of its versions; no policy of a plan is like that.
 pub fn server_config(
-    policy: SystemPolicy,
+    policy: &TlsPolicy,
     store: Arc<CertificateStore>,
     http2: Http2,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     // The provider is always named, so that the process-wide default never matters.
-    let mut config = ServerConfig::builder_with_provider(policy.provider())
-        .with_protocol_versions(&policy.protocol_versions())?
+    let mut config = ServerConfig::builder_with_provider(policy::provider(policy))
+        .with_protocol_versions(&policy::protocol_versions(policy))?
         .with_no_client_auth()
         .with_cert_resolver(store);
     config.alpn_protocols = match http2 {
@@ -67,8 +67,8 @@ impl TlsFacts {
         if connection.is_handshaking() {
             return None;
         }
-        let version = Version::negotiated(connection.protocol_version()?)?;
-        let suite = Suite::negotiated(connection.negotiated_cipher_suite()?.suite())?;
+        let version = policy::negotiated_version(connection.protocol_version()?)?;
+        let suite = policy::negotiated_suite(connection.negotiated_cipher_suite()?.suite())?;
         Some(Self {
             protocol: version.name(),
             cipher_suite: suite.name(),
@@ -117,10 +117,11 @@ mod tests {
 
     use super::testing::{Client, Key, certificate, handshake};
     use super::*;
+    use crate::config::tls_policy::{Suite, SystemPolicy, Version};
 
     fn server(policy: SystemPolicy, key: Key, http2: Http2) -> Arc<ServerConfig> {
         let store = CertificateStore::new(certificate(key, &["www.example.com"]), Vec::new());
-        server_config(policy, Arc::new(store), http2).unwrap()
+        server_config(&policy.into(), Arc::new(store), http2).unwrap()
     }
 
     fn facts(server: &Arc<ServerConfig>, client: &Client) -> TlsFacts {
@@ -184,6 +185,58 @@ mod tests {
             handshake(&config, &chacha).unwrap_err().alert,
             Some(AlertDescription::HandshakeFailure)
         );
+    }
+
+    #[test]
+    fn every_system_policy_takes_what_it_lists_and_nothing_else() {
+        for policy in SystemPolicy::ALL {
+            for key in [Key::P256, Key::Rsa] {
+                let config = server(policy, key, Http2::Offered);
+                for theirs in rustls::crypto::aws_lc_rs::ALL_CIPHER_SUITES {
+                    let listed = policy.suites().any(|suite| {
+                        suite.id() == u16::from(theirs.suite())
+                            && suite
+                                .versions()
+                                .iter()
+                                .any(|v| policy.versions().contains(v))
+                    });
+                    let signs = match key {
+                        Key::Rsa => rustls::SignatureAlgorithm::RSA,
+                        Key::P256 | Key::P384 => rustls::SignatureAlgorithm::ECDSA,
+                    };
+                    let expected = listed && theirs.usable_for_signature_algorithm(signs);
+                    let client = Client::new().suites(&[theirs.suite()]);
+                    let agreed = handshake(&config, &client).is_ok();
+                    assert_eq!(agreed, expected, "{policy:?} {key:?} {theirs:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_policy_of_one_s_own_may_have_chacha20_in_tls_1_2_and_nothing_but_1_3() {
+        let own = |versions: &[Version], suite: &str| {
+            let policy = TlsPolicy {
+                name: "own".into(),
+                versions: versions.to_vec(),
+                suites: vec![Suite::named(suite).unwrap()],
+            };
+            let store =
+                CertificateStore::new(certificate(Key::P256, &["www.example.com"]), Vec::new());
+            server_config(&policy, Arc::new(store), Http2::Offered).unwrap()
+        };
+        let config = own(&[Version::Tls12], "ECDHE-ECDSA-CHACHA20-POLY1305");
+        assert_eq!(
+            facts(&config, &Client::new()).cipher_suite,
+            "ECDHE-ECDSA-CHACHA20-POLY1305"
+        );
+        let config = own(&[Version::Tls13], "TLS_AES_256_GCM_SHA384");
+        assert_eq!(
+            facts(&config, &Client::new()).cipher_suite,
+            "TLS_AES_256_GCM_SHA384"
+        );
+        let tls12 = [CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256];
+        assert!(handshake(&config, &Client::new().suites(&tls12)).is_err());
     }
 
     #[test]

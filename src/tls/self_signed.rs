@@ -93,8 +93,8 @@ mod tests {
 
     use super::*;
     use crate::config::plan::Http2;
+    use crate::config::tls_policy::SystemPolicy;
     use crate::tls::certificate::{CertificateWarning, Curve, KeyKind};
-    use crate::tls::policy::SystemPolicy;
     use crate::tls::server_config;
     use crate::tls::server_name::covers;
     use crate::tls::store::CertificateStore;
@@ -136,7 +136,8 @@ mod tests {
             .unwrap();
         let client = Arc::new(client.with_root_certificates(roots).with_no_client_auth());
         let store = Arc::new(CertificateStore::new(certificate, Vec::new()));
-        let server = server_config(SystemPolicy::Strict12With13, store, Http2::Offered).unwrap();
+        let server =
+            server_config(&SystemPolicy::Strict12With13.into(), store, Http2::Offered).unwrap();
         for (name, trusted) in [
             ("localhost", true),
             ("127.0.0.1", true),

@@ -195,7 +195,7 @@ mod tests {
 
     use super::*;
     use crate::config::plan::Http2;
-    use crate::tls::policy::SystemPolicy;
+    use crate::config::tls_policy::SystemPolicy;
     use crate::tls::server_config;
     use crate::tls::testing::{Client, Key, certificate, expiring, handshake};
 
@@ -322,7 +322,8 @@ mod tests {
         let names = &["www.example.com"];
         let (ecdsa, rsa) = (certificate(Key::P256, names), certificate(Key::Rsa, names));
         let store = Arc::new(store(&[&ecdsa, &rsa]));
-        let server = server_config(SystemPolicy::Strict12With13, store, Http2::Offered).unwrap();
+        let server =
+            server_config(&SystemPolicy::Strict12With13.into(), store, Http2::Offered).unwrap();
         let tls12_rsa = [CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256];
         for (client, expected) in [
             (Client::new(), &ecdsa),

@@ -27,4 +27,5 @@ mod shutdown;
 mod support;
 mod timeouts;
 mod tls;
+mod tls_policy;
 mod websocket;

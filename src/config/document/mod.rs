@@ -75,6 +75,8 @@ pub(super) struct Document {
     pub(super) server: Option<ServerDocument>,
     /// `[[certificate]]`
     pub(super) certificates: Vec<CertificateDocument>,
+    /// `[[tls_policy]]`
+    pub(super) tls_policies: Vec<TlsPolicyDocument>,
     /// `[[listener]]`
     pub(super) listeners: Vec<ListenerDocument>,
     /// `[[server_group]]`
@@ -117,6 +119,19 @@ pub(super) struct CertificateDocument {
     pub(super) self_signed: Field<Vec<Written<String>>>,
 }
 
+/// `[[tls_policy]]`
+#[derive(Debug)]
+pub(super) struct TlsPolicyDocument {
+    /// Where the table stands.
+    pub(super) origin: Origin,
+    /// `name`
+    pub(super) name: Field<String>,
+    /// `versions`
+    pub(super) versions: Field<Vec<Written<String>>>,
+    /// `cipher_suites`
+    pub(super) cipher_suites: Field<Vec<Written<String>>>,
+}
+
 /// `[[listener]]`
 #[derive(Debug)]
 pub(super) struct ListenerDocument {
@@ -136,6 +151,8 @@ pub(super) struct ListenerDocument {
     pub(super) certificates: Field<Vec<Written<String>>>,
     /// `tls_policy`
     pub(super) tls_policy: Field<String>,
+    /// `tls_policy_strict`
+    pub(super) tls_policy_strict: Field<bool>,
     /// `http2`
     pub(super) http2: Field<bool>,
     /// `idle_timeout`
@@ -234,10 +251,12 @@ impl Document {
             .table("server", &keys::SERVER)
             .map(|mut table| read_server(&mut table));
         let certificates = root.tables("certificate", &keys::CERTIFICATE, read_certificate);
+        let tls_policies = root.tables("tls_policy", &keys::TLS_POLICY, read_tls_policy);
         let listeners = root.tables("listener", &keys::LISTENER, read_listener);
         let groups = root.tables("server_group", &keys::SERVER_GROUP, read_group);
         let all = [
             certificates.completeness,
+            tls_policies.completeness,
             listeners.completeness,
             groups.completeness,
         ];
@@ -251,6 +270,7 @@ impl Document {
             },
             server,
             certificates: certificates.rows,
+            tls_policies: tls_policies.rows,
             listeners: listeners.rows,
             groups: groups.rows,
         }
@@ -288,6 +308,15 @@ fn read_certificate(table: &mut Reader<'_, '_>) -> CertificateDocument {
     }
 }
 
+fn read_tls_policy(table: &mut Reader<'_, '_>) -> TlsPolicyDocument {
+    TlsPolicyDocument {
+        origin: table.origin(),
+        name: table.leaf("name"),
+        versions: table.list("versions"),
+        cipher_suites: table.list("cipher_suites"),
+    }
+}
+
 fn read_listener(table: &mut Reader<'_, '_>) -> ListenerDocument {
     // Read for its keys' sake only: none of them works yet.
     table.table("access", &keys::ACCESS);
@@ -300,6 +329,7 @@ fn read_listener(table: &mut Reader<'_, '_>) -> ListenerDocument {
         tags: table.map("tags"),
         certificates: table.list("certificates"),
         tls_policy: table.leaf("tls_policy"),
+        tls_policy_strict: table.leaf("tls_policy_strict"),
         http2: table.leaf("http2"),
         idle_timeout: table.leaf("idle_timeout"),
         http2_idle_timeout: table.leaf("http2_idle_timeout"),

@@ -5,9 +5,8 @@ use crate::config::defaults;
 use crate::config::document::{CompressionDocument, Field, ListenerDocument, Written};
 use crate::config::plan::{
     Algorithm, CertificateId, CompressionPlan, CompressionSettings, Http2, HttpsPlan, Origin,
-    Switch, TlsPolicyPlan, UnknownLength,
+    Switch, UnknownLength,
 };
-use crate::config::suggest;
 use crate::config::value;
 
 impl Resolver<'_> {
@@ -18,10 +17,7 @@ impl Resolver<'_> {
         scope: &mut Scope,
     ) -> Option<HttpsPlan> {
         let certificates = self.listener_certificates(written, scope);
-        let tls_policy = match written.tls_policy.given() {
-            Some(policy) => self.tls_policy(policy),
-            None => Some(defaults::TLS_POLICY),
-        };
+        let tls_policy = self.tls_policy(written, scope);
         let http2 = match written.http2.given() {
             Some(Written { value: true, .. }) => Http2::Offered,
             Some(Written { value: false, .. }) => Http2::Off,
@@ -38,10 +34,12 @@ impl Resolver<'_> {
     pub(super) fn refuse_https_keys(&mut self, written: &ListenerDocument) {
         let certificates = written.certificates.given().map(|written| &written.origin);
         let tls_policy = written.tls_policy.given().map(|written| &written.origin);
+        let strict = written.tls_policy_strict.given();
         let http2 = written.http2.given().map(|written| &written.origin);
         for (key, origin) in [
             ("certificates", certificates),
             ("tls_policy", tls_policy),
+            ("tls_policy_strict", strict.map(|written| &written.origin)),
             ("http2", http2),
         ] {
             if let Some(origin) = origin {
@@ -93,38 +91,6 @@ impl Resolver<'_> {
             ids.push((id, &reference.origin));
         }
         Some(ids.into_iter().map(|(id, _)| id).collect())
-    }
-
-    fn tls_policy(&mut self, written: &Written<String>) -> Option<TlsPolicyPlan> {
-        let name = self.expand(written)?;
-        if name == defaults::DEFAULT_TLS_POLICY {
-            return Some(defaults::TLS_POLICY);
-        }
-        let policies = defaults::SYSTEM_TLS_POLICIES;
-        let near = suggest::nearest(&name, policies.iter().copied())
-            .filter(|_| !policies.contains(&name.as_str()));
-        if let Some(near) = near {
-            self.report
-                .error(
-                    &written.origin,
-                    format!("there is no TLS policy `{}`", name.escape_debug()),
-                )
-                .label(format!("did you mean `{near}`?"));
-        } else {
-            self.report
-                .error(
-                    &written.origin,
-                    format!(
-                        "the TLS policy `{}` is not implemented yet",
-                        name.escape_debug()
-                    ),
-                )
-                .help(format!(
-                    "only `{}` is, and it is the default",
-                    defaults::DEFAULT_TLS_POLICY
-                ));
-        }
-        None
     }
 
     /// Compression; an absent table means its defaults.

@@ -10,12 +10,14 @@ mod https;
 mod listener;
 mod names;
 mod server;
+mod tls_policy;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use self::names::Names;
+use self::tls_policy::TlsPolicies;
 use crate::config::defaults::Rule;
 use crate::config::document::{Completeness, Document, Field, Quantity, Written};
 use crate::config::plan::{CertificateId, GroupId, Origin, Plan, Switch};
@@ -38,6 +40,7 @@ pub(super) struct Resolver<'a> {
 /// The names that others refer to.
 struct Scope {
     certificates: Names<CertificateId>,
+    tls_policies: TlsPolicies,
     groups: Names<GroupId>,
 }
 
@@ -49,6 +52,7 @@ impl Resolver<'_> {
                 "certificate",
                 document.certificates.iter().map(|c| (&c.name, &c.origin)),
             ),
+            tls_policies: self.tls_policies(&document.tls_policies),
             groups: self.names(
                 "server group",
                 document.groups.iter().map(|g| (&g.name, &g.origin)),
@@ -68,6 +72,7 @@ impl Resolver<'_> {
             .collect();
         let listeners = self.listeners(&document.listeners, &mut scope);
         self.warn_of_unused(&scope.certificates);
+        self.warn_of_unused(&scope.tls_policies.names);
         self.warn_of_unused(&scope.groups);
         if self.report.has_errors() {
             return None;

@@ -1,6 +1,8 @@
 //! Names become ids: every name is given once, every reference finds its name, and what nobody refers to
 //! is said so.
 
+use std::collections::HashMap;
+
 use super::Resolver;
 use crate::config::defaults;
 use crate::config::document::{Completeness, Field, ListenerDocument, Written};
@@ -30,6 +32,10 @@ impl Id for GroupId {
 pub(super) struct Names<I> {
     kind: &'static str,
     names: Vec<Name>,
+    /// Where in `names` a name stands first.
+    places: HashMap<String, usize>,
+    /// Names of the same kind that are known without being in the file.
+    beside: Vec<&'static str>,
     /// One name or more could not be read: what refers to nothing may refer to these.
     has_gaps: bool,
     ids: std::marker::PhantomData<I>,
@@ -48,6 +54,18 @@ enum Use {
     Yes,
 }
 
+impl<I> Names<I> {
+    /// The same, with names that are known without being in the file.
+    pub(super) fn beside(mut self, known: impl IntoIterator<Item = &'static str>) -> Self {
+        self.beside.extend(known);
+        self
+    }
+
+    fn find(&self, text: &str) -> Option<&Name> {
+        self.names.get(*self.places.get(text)?)
+    }
+}
+
 impl Resolver<'_> {
     /// Collects the names of one kind, reporting the missing and the doubled ones.
     pub(super) fn names<'d, I>(
@@ -58,6 +76,8 @@ impl Resolver<'_> {
         let mut names = Names {
             kind,
             names: Vec::<Name>::new(),
+            places: HashMap::new(),
+            beside: Vec::new(),
             has_gaps: false,
             ids: std::marker::PhantomData,
         };
@@ -74,7 +94,7 @@ impl Resolver<'_> {
                 names.has_gaps = true;
                 continue;
             };
-            if let Some(first) = names.names.iter().find(|name| name.text == text) {
+            if let Some(first) = names.find(&text) {
                 self.report
                     .error(
                         &written.origin,
@@ -84,6 +104,10 @@ impl Resolver<'_> {
                     .also(&first.origin, "the first")
                     .help(format!("the name of a {kind} is given only once"));
             }
+            names
+                .places
+                .entry(text.clone())
+                .or_insert(names.names.len());
             names.names.push(Name {
                 text,
                 index,
@@ -118,7 +142,8 @@ impl Resolver<'_> {
         reference: &Written<String>,
     ) -> Option<I> {
         let text = self.expand(reference)?;
-        if let Some(name) = names.names.iter_mut().find(|name| name.text == text) {
+        let place = names.places.get(&text);
+        if let Some(name) = place.and_then(|place| names.names.get_mut(*place)) {
             name.used = Use::Yes;
             return Some(I::mint(name.index));
         }
@@ -127,8 +152,20 @@ impl Resolver<'_> {
         }
         let message = format!("there is no {} `{}`", names.kind, text.escape_debug());
         let diagnostic = self.report.error(&reference.origin, message);
-        match suggest::nearest(&text, names.names.iter().map(|name| name.text.as_str())) {
+        let known = names.names.iter().map(|name| name.text.as_str());
+        match suggest::nearest(&text, known.chain(names.beside.iter().copied())) {
             Some(near) => diagnostic.label(format!("did you mean `{near}`?")),
+            None if !names.beside.is_empty() => {
+                let known: Vec<_> = names
+                    .beside
+                    .iter()
+                    .map(|name| format!("`{name}`"))
+                    .collect();
+                diagnostic.help(format!(
+                    "beside those of the file there are {}",
+                    known.join(", ")
+                ))
+            }
             None if names.names.is_empty() => {
                 diagnostic.help(format!("the file has no {} at all", names.kind))
             }

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_RSA_SHA256,
+};
 use rustls::RootCertStore;
 use rustls::client::ClientConfig;
 use rustls::crypto::aws_lc_rs;
@@ -47,7 +50,15 @@ impl Authority {
 
     /// A certificate for these names.
     pub(crate) fn issue(&self, names: &[&str]) -> Issued {
-        let key = KeyPair::generate().unwrap();
+        self.certify(KeyPair::generate().unwrap(), names)
+    }
+
+    /// The same with an RSA key.
+    pub(crate) fn issue_rsa(&self, names: &[&str]) -> Issued {
+        self.certify(KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap(), names)
+    }
+
+    fn certify(&self, key: KeyPair, names: &[&str]) -> Issued {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names.clone()).unwrap();
         params
