@@ -6,13 +6,19 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Context;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 use crate::addr::ClientAddr;
 use crate::backend::pool;
+use crate::backend::retirement::Retiree;
 use crate::exchange::Exchange;
-use crate::http::activity::Activity;
+use crate::failure::Failure;
+use crate::http::activity::{Activity, Closing};
+use crate::http::tunnel;
 use crate::listener::{Current, Listener, Live};
 use crate::telemetry::writer::AccessLogHandle;
 use crate::tls::TlsFacts;
@@ -61,8 +67,8 @@ pub struct Tunnel {
     pub early: Bytes,
     /// The exchange that asked for it, for its line in the log.
     pub exchange: Exchange,
-    /// The group it goes to.
-    pub group: Arc<str>,
+    /// What ends it once its group is gone.
+    pub retiree: Retiree,
 }
 
 impl Connection {
@@ -111,5 +117,52 @@ impl Connection {
     /// The backend's side of a tunnel, if there is to be one.
     pub fn take_tunnel(&self) -> Option<Box<Tunnel>> {
         self.tunnel.borrow_mut().take()
+    }
+}
+
+impl Tunnel {
+    /// A tunnel to a backend that has switched protocols.
+    pub fn new(mut backend: Box<pool::Connection>, exchange: Exchange, retiree: Retiree) -> Self {
+        let early = Bytes::copy_from_slice(&backend.read);
+        // A quiet tunnel holds no buffers.
+        backend.read = BytesMut::new();
+        backend.write = Vec::new();
+        Self {
+            backend,
+            early,
+            exchange,
+            retiree,
+        }
+    }
+
+    /// Passes bytes both ways until the tunnel ends; the connection ends it by `Closing::Now`, and
+    /// `register` notes whom that wakes.
+    pub async fn carry<S>(
+        mut self,
+        client: &mut S,
+        early: Bytes,
+        connection: &Connection,
+        register: impl Fn(&Context<'_>),
+    ) -> tunnel::Ending
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let idle = connection.view().listener.plan.timeouts.request;
+        let activity = &connection.activity;
+        let retiree = &mut self.retiree;
+        let cut_at = |cx: &mut Context<'_>| {
+            register(cx);
+            match activity.closing() {
+                Closing::Now => Some(Instant::now()),
+                Closing::No | Closing::Graceful => retiree.wait(cx),
+            }
+        };
+        let backend = &mut self.backend.stream;
+        let carried = tunnel::run(client, backend, (early, self.early), idle, cut_at).await;
+        self.exchange.carried(carried.received, carried.sent);
+        if carried.ending == tunnel::Ending::Cut {
+            self.exchange.failed(Failure::Drained);
+        }
+        carried.ending
     }
 }

@@ -52,6 +52,8 @@ pub enum Failure {
     TransferCodingUnknown,
     /// TRACE or CONNECT.
     MethodRefused,
+    /// An extended CONNECT (RFC 8441) to another protocol than WebSocket, or to a group without it.
+    ProtocolUnknown,
     /// Plain HTTP on a TLS port.
     PlainHttp,
     /// The client took nothing for request_timeout.
@@ -66,7 +68,7 @@ pub enum Failure {
 
 impl Failure {
     /// Every failure, for tests and documentation.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::NoServer,
         Self::ConnectRefused,
         Self::ConnectTimeout,
@@ -89,6 +91,7 @@ impl Failure {
         Self::ExpectationUnknown,
         Self::TransferCodingUnknown,
         Self::MethodRefused,
+        Self::ProtocolUnknown,
         Self::PlainHttp,
         Self::ClientStalled,
         Self::Drained,
@@ -118,7 +121,7 @@ impl Failure {
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ExpectationUnknown => StatusCode::EXPECTATION_FAILED,
-            Self::TransferCodingUnknown => StatusCode::NOT_IMPLEMENTED,
+            Self::TransferCodingUnknown | Self::ProtocolUnknown => StatusCode::NOT_IMPLEMENTED,
             Self::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
             Self::VersionUnsupported => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::EncoderFailed => StatusCode::INTERNAL_SERVER_ERROR,
@@ -150,6 +153,7 @@ impl Failure {
             Self::ExpectationUnknown => "expectation_unknown",
             Self::TransferCodingUnknown => "transfer_coding_unknown",
             Self::MethodRefused => "method_refused",
+            Self::ProtocolUnknown => "protocol_unknown",
             Self::PlainHttp => "plain_http",
             Self::ClientStalled => "client_stalled",
             Self::Drained => "drained",
@@ -186,7 +190,7 @@ impl Failure {
             | Self::TransferCodingUnknown
             | Self::PlainHttp
             | Self::VersionUnsupported => "http_request_error",
-            Self::MethodRefused => "http_request_denied",
+            Self::MethodRefused | Self::ProtocolUnknown => "http_request_denied",
             Self::EncoderFailed => "proxy_internal_error",
         }
     }
@@ -200,6 +204,7 @@ impl Failure {
             | Self::NameUnresolved
             | Self::BackendClosed
             | Self::BackendMalformed
+            | Self::ProtocolUnknown
             | Self::ResponseTimeout => AfterFailure::Keep,
             // After CONNECT, a client may already be sending what was meant for its tunnel.
             Self::MethodRefused

@@ -8,28 +8,32 @@ use std::borrow::Cow;
 use std::convert::Infallible;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 
 use crate::backend::http1::download::AnswerBody;
 use crate::backend::http1::request::{BackendVersion, BodyFraming};
 use crate::backend::http1::response::ResponseHead;
 use crate::backend::http1::upload::Expectation;
-use crate::backend::pool;
+use crate::backend::retirement::Retiree;
 use crate::backend::send::{Answer, Outgoing, Trace, send};
 use crate::config::plan::{Algorithm, CompressionPlan, CompressionSettings};
 use crate::connection::{Connection, Tunnel, View};
 use crate::exchange::{Exchange, PlainBody, ResponseBody};
 use crate::failure::Failure;
-use crate::http::http2::StreamPace;
+use crate::http::http2::{Companion, Parting, StreamPace};
 use crate::http::reply::{Afterwards, reply};
 use crate::http::request::{self, Continue, Host, MAX_BODY};
+use crate::http::tunnel::Ending;
 use crate::transform::compression::negotiate::{self, Accepted, Decision};
-use crate::transform::hop_by_hop;
+use crate::transform::{hop_by_hop, websocket};
 
 /// Answers a request.
 pub async fn handle(
@@ -51,8 +55,13 @@ pub async fn handle(
                 response.map(|body| ResponseBody::new(body, compression, exchange, pace))
             }
             Ok(Answer::Switched(head, backend)) => {
-                exchange.answered(head.status);
-                switch(head, backend, &connection, &view, exchange)
+                let group = view.live.group(view.listener.plan.group);
+                let retiree = Retiree::new(&group.retirement);
+                let tunnel = Tunnel::new(backend, exchange, retiree);
+                match pace.zip(parts.extensions.remove::<OnUpgrade>()) {
+                    None => switch(head, tunnel, &connection),
+                    Some((pace, stream)) => take_over(head, tunnel, stream, &pace, connection),
+                }
             }
             Err(failure) => {
                 exchange.failed(failure);
@@ -114,6 +123,7 @@ async fn forward(
     let upgrade = websocket(parts, &body)?;
     let framing = framing(parts, &body);
     hop_by_hop::clean_request(&mut parts.headers);
+    let bridge = bridge(parts)?;
     if let CompressionPlan::On(_) = &view.listener.plan.compression {
         negotiate::restore_validators(&mut parts.headers);
     }
@@ -124,7 +134,10 @@ async fn forward(
         .apply(&mut parts.headers, received, &connection.values);
 
     let outgoing = Outgoing {
-        method: &parts.method,
+        method: match &bridge {
+            Some(_) => &Method::GET,
+            None => &parts.method,
+        },
         target: &target(&parts.uri),
         host: host.as_ref().map(|Host { canonical, .. }| canonical),
         version: match parts.version {
@@ -151,15 +164,44 @@ async fn forward(
     )
     .await;
     exchange.asked(&trace, answer.as_ref().ok().map(Answer::status));
-    answer.map_err(|error| {
+    let answer = answer.map_err(|error| {
         tracing::debug!(server = ?trace.server.as_ref().map(|s| s.address()), %error, "a request failed");
         Failure::from(&error)
-    })
+    })?;
+    match bridge {
+        None => Ok(answer),
+        Some(expected) => bridged(answer, &expected),
+    }
 }
 
-/// The WebSocket protocol, if an HTTP/1.1 request asks for it. Other protocols are not tunnelled: an
-/// unknown tunnel is a way around everything that is judged here.
+/// What the backend must answer to a WebSocket that comes over HTTP/2, which it is asked for as HTTP/1.1 does.
+fn bridge(parts: &mut Parts) -> Result<Option<websocket::Expected>, Failure> {
+    if parts.method != Method::CONNECT {
+        return Ok(None);
+    }
+    let expected = websocket::ask(&mut parts.headers);
+    expected.ok_or(Failure::ProtocolUnknown).map(Some)
+}
+
+/// An answer that would open a tunnel on HTTP/2 must open one on HTTP/1.1, to a server that knows WebSocket.
+fn bridged(answer: Answer, expected: &websocket::Expected) -> Result<Answer, Failure> {
+    let is_sound = match &answer {
+        Answer::Switched(head, _) => expected.is_met(&head.headers),
+        Answer::Response(head, _) => !head.status.is_success(),
+    };
+    if is_sound {
+        Ok(answer)
+    } else {
+        Err(Failure::BackendUpgrade)
+    }
+}
+
+/// The WebSocket protocol, if a request asks for it. Other protocols are not tunnelled: an unknown tunnel
+/// is a way around everything that is judged here.
 fn websocket(parts: &Parts, body: &Incoming) -> Result<Option<HeaderValue>, Failure> {
+    if parts.method == Method::CONNECT {
+        return Ok(Some(HeaderValue::from_static("websocket")));
+    }
     if parts.version != Version::HTTP_11 {
         return Ok(None);
     }
@@ -255,11 +297,10 @@ fn compress<'a>(
 /// Answers 101 and leaves the backend's side for when the client's stream is free.
 fn switch(
     head: ResponseHead,
-    mut backend: Box<pool::Connection>,
+    mut tunnel: Tunnel,
     connection: &Connection,
-    view: &View,
-    exchange: Exchange,
 ) -> Response<ResponseBody> {
+    tunnel.exchange.answered(head.status);
     let mut response = Response::new(ResponseBody::none());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let protocol = head.headers.get(UPGRADE).cloned();
@@ -271,23 +312,39 @@ fn switch(
     if let Some(protocol) = protocol {
         response.headers_mut().insert(UPGRADE, protocol);
     }
-    let early = bytes::Bytes::copy_from_slice(&backend.read);
-    // A quiet tunnel holds no buffers.
-    backend.read = bytes::BytesMut::new();
-    backend.write = Vec::new();
-    let group = view
-        .live
-        .group(view.listener.plan.group)
-        .shared
-        .name
-        .clone();
     connection.activity.becomes_tunnel();
-    connection.leave_tunnel(Tunnel {
-        backend,
-        early,
-        exchange,
-        group,
-    });
+    connection.leave_tunnel(tunnel);
+    response
+}
+
+/// Answers 200, upon which the HTTP/2 stream's task becomes the tunnel.
+fn take_over(
+    head: ResponseHead,
+    mut tunnel: Tunnel,
+    stream: OnUpgrade,
+    pace: &StreamPace,
+    connection: Rc<Connection>,
+) -> Response<ResponseBody> {
+    tunnel.exchange.answered(StatusCode::OK);
+    let mut response = Response::new(ResponseBody::none());
+    *response.headers_mut() = head.headers;
+    hop_by_hop::clean_response(response.headers_mut());
+    websocket::translate_answer(response.headers_mut());
+    pace.accompany(Companion::Tunnel(Box::pin(async move {
+        let Ok(stream) = stream.await else {
+            tunnel.exchange.failed(Failure::ClientGone);
+            return Parting::Reset;
+        };
+        let mut stream = TokioIo::new(stream);
+        // The connection's end ends its streams: nobody else is to be woken.
+        match tunnel
+            .carry(&mut stream, Bytes::new(), &connection, |_| {})
+            .await
+        {
+            Ending::Closed => Parting::Ended,
+            Ending::Broken | Ending::Idle | Ending::Cut => Parting::Reset,
+        }
+    })));
     response
 }
 
@@ -335,7 +392,7 @@ fn refuse(
     }
     let response = reply(failure, afterwards);
     if request.version == Version::HTTP_2 && request.method == Method::HEAD {
-        return response.map(|_| PlainBody::Whole(bytes::Bytes::new()));
+        return response.map(|_| PlainBody::Whole(Bytes::new()));
     }
     response.map(PlainBody::Whole)
 }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::balance::SmoothWrr;
 use super::pool::Pool;
+use super::retirement::Retirement;
 use super::server::Server;
 use crate::config::plan::{GroupPlan, Keepalive};
 
@@ -66,6 +67,8 @@ pub struct Member {
 pub struct Group {
     /// What all workers know of it.
     pub shared: Arc<SharedGroup>,
+    /// What ends that which outlives it.
+    pub retirement: Rc<Retirement>,
     members: Vec<Member>,
     balance: RefCell<SmoothWrr>,
 }
@@ -89,6 +92,7 @@ impl Tried {
 impl Group {
     /// A worker's view of a group; pools of servers that `previous` has too are carried over.
     pub fn new(shared: Arc<SharedGroup>, worker: usize, previous: Option<&Self>) -> Self {
+        let retirement = previous.map_or_else(Rc::default, |group| Rc::clone(&group.retirement));
         let members = shared
             .servers
             .iter()
@@ -96,7 +100,9 @@ impl Group {
                 server: Arc::clone(server),
                 pool: previous
                     .and_then(|group| group.pool_of(server, shared.keepalive))
-                    .unwrap_or_else(|| Rc::new(Pool::new(shared.keepalive))),
+                    .unwrap_or_else(|| {
+                        Rc::new(Pool::new(shared.keepalive, Rc::clone(&retirement)))
+                    }),
             })
             .collect();
         let balance = match previous {
@@ -105,6 +111,7 @@ impl Group {
         };
         Self {
             shared,
+            retirement,
             members,
             balance: RefCell::new(balance),
         }
@@ -157,13 +164,6 @@ impl Group {
             if !goes_on {
                 member.pool.close();
             }
-        }
-    }
-
-    /// The group is gone from the configuration: what still streams from it gets until `deadline`.
-    pub fn retire(&self, deadline: Instant) {
-        for member in &self.members {
-            member.pool.retire(deadline);
         }
     }
 

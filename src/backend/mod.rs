@@ -5,5 +5,6 @@ pub mod connect;
 pub mod group;
 pub mod http1;
 pub mod pool;
+pub mod retirement;
 pub mod send;
 pub mod server;

@@ -4,12 +4,14 @@
 //! it is used again it must still be quiet.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::connect::BackendStream;
+use super::retirement::Retirement;
 use crate::config::plan::Keepalive;
 use crate::timer::LazyTimer;
 
@@ -67,24 +69,19 @@ pub struct Pool {
     )]
     idle: RefCell<Vec<Box<Connection>>>,
     keepalive: Keepalive,
-    cut_at: Cell<Option<Instant>>,
+    retirement: Rc<Retirement>,
     closed: Cell<bool>,
 }
 
 impl Pool {
-    /// An empty pool.
-    pub fn new(keepalive: Keepalive) -> Self {
+    /// An empty pool, of a group that ends by `retirement`.
+    pub fn new(keepalive: Keepalive, retirement: Rc<Retirement>) -> Self {
         Self {
             idle: RefCell::new(Vec::new()),
             keepalive,
-            cut_at: Cell::new(None),
+            retirement,
             closed: Cell::new(false),
         }
-    }
-
-    /// Its group is gone from the configuration: responses that still stream get until `deadline`.
-    pub fn retire(&self, deadline: Instant) {
-        self.cut_at.set(Some(deadline));
     }
 
     /// No group has this pool any more: nothing is kept in it.
@@ -93,9 +90,9 @@ impl Pool {
         self.idle.borrow_mut().clear();
     }
 
-    /// When responses that still stream are cut off.
-    pub fn cut_at(&self) -> Option<Instant> {
-        self.cut_at.get()
+    /// What ends the responses that still stream once the group is gone.
+    pub fn retirement(&self) -> &Rc<Retirement> {
+        &self.retirement
     }
 
     /// How long connections are kept.

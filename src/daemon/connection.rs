@@ -19,7 +19,7 @@ use crate::exchange;
 use crate::failure::Failure;
 use crate::http::activity::Activity;
 use crate::http::http1::{self, End, Ending};
-use crate::http::{http2, linger, reply, tunnel};
+use crate::http::{http2, linger, reply};
 use crate::listener::Listener;
 use crate::proxy;
 use crate::stream::{ClientStream, PlainHttp, Transport};
@@ -48,7 +48,7 @@ pub async fn run(client: TcpStream, address: ClientAddr, place: Place) {
     let connection = Connection::new(address, facts, view, Rc::clone(&seat.activity), home);
     match alpn {
         Alpn::Http2 => serve_http2(stream, connection).await,
-        Alpn::Http11 | Alpn::Absent => serve_http1(stream, connection, seat).await,
+        Alpn::Http11 | Alpn::Absent => serve_http1(stream, connection).await,
     }
 }
 
@@ -105,7 +105,7 @@ async fn secure(
     }
 }
 
-async fn serve_http1(stream: Box<ClientStream>, connection: Rc<Connection>, seat: &Seat) {
+async fn serve_http1(stream: Box<ClientStream>, connection: Rc<Connection>) {
     let listener = connection.view().listener;
     let handle = |request| proxy::handle(request, Rc::clone(&connection), None);
     let activity = &connection.activity;
@@ -119,7 +119,7 @@ async fn serve_http1(stream: Box<ClientStream>, connection: Rc<Connection>, seat
     let tunnel = connection.take_tunnel();
     match ending {
         Ending::Done => match tunnel {
-            Some(tunnel) => carry(stream, early, *tunnel, &connection, seat).await,
+            Some(tunnel) => carry(stream, early, *tunnel, &connection).await,
             None if activity.has_unread_body() => linger::linger(stream, activity).await,
             None => linger::close(stream).await,
         },
@@ -157,32 +157,12 @@ async fn carry(
     early: Bytes,
     tunnel: Tunnel,
     connection: &Connection,
-    seat: &Seat,
 ) {
-    let Tunnel {
-        mut backend,
-        early: backend_early,
-        mut exchange,
-        group,
-    } = tunnel;
-    *seat.tunnel.borrow_mut() = Some(group);
     stream.transport_mut().half_close_on_shutdown();
-    let idle = connection.view().listener.plan.timeouts.request;
     let activity = &connection.activity;
-    let carried = tunnel::run(
-        &mut *stream,
-        &mut backend.stream,
-        (early, backend_early),
-        activity,
-        idle,
-    )
-    .await;
-    exchange.carried(carried.received, carried.sent);
-    match carried.ending {
-        tunnel::Ending::Closed | tunnel::Ending::Idle => {}
-        tunnel::Ending::Cut => exchange.failed(Failure::Drained),
-    }
-    drop(exchange);
+    tunnel
+        .carry(&mut *stream, early, connection, |cx| activity.register(cx))
+        .await;
     linger::close(stream).await;
 }
 

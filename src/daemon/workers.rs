@@ -243,8 +243,6 @@ pub struct Seat {
     pub key: ListenerKey,
     /// What it is doing.
     pub activity: Rc<Activity>,
-    /// The group that its tunnel goes to, once it is one.
-    pub tunnel: RefCell<Option<Arc<str>>>,
 }
 
 fn run(
@@ -376,33 +374,18 @@ impl Worker {
             let next = live.group_named(&group.shared.name);
             group.leave_to(next);
             if next.is_none() {
-                group.retire(Instant::now() + drain_timeout);
+                group.retirement.begin(Instant::now() + drain_timeout);
             }
         }
-        self.retire(&live, drain_timeout);
+        self.retire(&live);
     }
 
     /// Ends what the new generation no longer serves: connections of listeners that are gone or have other
-    /// terms, after their exchanges; tunnels to groups that are gone, after drain_timeout.
-    fn retire(self: &Rc<Self>, live: &Rc<Live>, drain_timeout: Duration) {
+    /// terms, after their exchanges.
+    fn retire(&self, live: &Live) {
         for (_, seat) in self.seats.borrow().iter() {
             if live.listener(seat.key).is_none() {
                 seat.activity.close(Closing::Graceful);
-            } else {
-                // What streams from a group that is gone learns of its deadline.
-                seat.activity.wake();
-            }
-            let orphaned = seat
-                .tunnel
-                .borrow()
-                .as_ref()
-                .is_some_and(|group| live.group_named(group).is_none());
-            if orphaned {
-                let activity = Rc::clone(&seat.activity);
-                self.spawn(async move {
-                    tokio::time::sleep(drain_timeout).await;
-                    activity.close(Closing::Now);
-                });
             }
         }
     }
@@ -455,7 +438,6 @@ impl Worker {
         let seat = Rc::new(Seat {
             key,
             activity: Rc::new(Activity::new()),
-            tunnel: RefCell::new(None),
         });
         let number = self.seats.borrow_mut().insert(Rc::clone(&seat));
         let is_gone = self

@@ -8,6 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::error::Error as StdError;
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -46,10 +47,37 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// Runs a stream's task on this thread.
 pub type Spawn = fn(Pin<Box<dyn Future<Output = ()>>>);
 
-/// The pace of one stream's client, noted by its response body.
-#[derive(Debug, Default)]
+/// What the handler of one stream tells its task: the pace of the client, noted by the response body,
+/// and what the task is to do besides.
+#[derive(Default)]
 pub struct StreamPace {
     waiting_since: Cell<Option<Instant>>,
+    companion: RefCell<Option<Companion>>,
+}
+
+/// What a stream's task does besides passing the answer on.
+pub enum Companion {
+    /// Ends with the answer at the latest.
+    Beside(Pin<Box<dyn Future<Output = ()>>>),
+    /// Takes the stream over once it was answered.
+    Tunnel(Pin<Box<dyn Future<Output = Parting>>>),
+}
+
+/// How a stream that was taken over ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parting {
+    /// Both sides have said that they have no more to say.
+    Ended,
+    /// It is reset.
+    Reset,
+}
+
+impl fmt::Debug for StreamPace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamPace")
+            .field("waiting_since", &self.waiting_since)
+            .finish_non_exhaustive()
+    }
 }
 
 impl StreamPace {
@@ -61,6 +89,11 @@ impl StreamPace {
     /// The next piece is asked for: the client has made room.
     pub fn asked(&self) {
         self.waiting_since.set(None);
+    }
+
+    /// Gives the stream's task something to do besides.
+    pub fn accompany(&self, companion: Companion) {
+        *self.companion.borrow_mut() = Some(companion);
     }
 }
 
@@ -100,6 +133,7 @@ where
     let tasks = Tasks {
         spawn,
         fresh: Rc::clone(&fresh),
+        sender: Rc::default(),
         limit: timeouts.request,
     };
     let service = service_fn(|request| {
@@ -190,7 +224,8 @@ fn builder(tasks: Tasks) -> http2::Builder<Tasks> {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
-        .keep_alive_interval(None);
+        .keep_alive_interval(None)
+        .enable_connect_protocol();
     builder
 }
 
@@ -200,27 +235,91 @@ struct Tasks {
     spawn: Spawn,
     /// The pace of the stream whose task comes next: hyper calls the service, then runs the task.
     fresh: Rc<RefCell<Option<Rc<StreamPace>>>>,
+    /// What sends the bytes of a stream that was just taken over: hyper runs it from within the stream's task.
+    sender: Rc<RefCell<Option<Sender>>>,
     limit: Duration,
 }
 
+/// Sends what is written to a stream that was taken over.
+type Sender = Pin<Box<dyn Future<Output = ()>>>;
+
 impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
     fn execute(&self, task: F) {
+        let Some(pace) = self.fresh.borrow_mut().take() else {
+            *self.sender.borrow_mut() = Some(Box::pin(task));
+            return;
+        };
         (self.spawn)(Box::pin(StreamTask {
-            task: Box::pin(task),
-            pace: self.fresh.borrow_mut().take(),
+            task: Some(Box::pin(task)),
+            pace,
+            companion: None,
+            fresh_sender: Rc::clone(&self.sender),
+            sender: None,
             limit: self.limit,
             timer: LazyTimer::new(),
         }));
     }
 }
 
-/// A stream's task: done when hyper's is, or when its client has not taken what it was given for `limit`.
+/// A stream's task: done when hyper's is and what it was given besides, or when its client has not taken
+/// what it was given for `limit`.
 struct StreamTask<F> {
-    /// Boxed by itself: as part of an async block it would take its room twice.
-    task: Pin<Box<F>>,
-    pace: Option<Rc<StreamPace>>,
+    /// Boxed by itself: as part of an async block it would take its room twice. Gone once the answer is sent.
+    task: Option<Pin<Box<F>>>,
+    pace: Rc<StreamPace>,
+    companion: Option<Companion>,
+    fresh_sender: Rc<RefCell<Option<Sender>>>,
+    sender: Option<Sender>,
     limit: Duration,
     timer: LazyTimer,
+}
+
+impl<F: Future<Output = ()>> StreamTask<F> {
+    fn poll_answer(&mut self, cx: &mut Context<'_>) {
+        let Some(task) = &mut self.task else {
+            return;
+        };
+        let is_done = task.as_mut().poll(cx).is_ready();
+        if let Some(companion) = self.pace.companion.take() {
+            self.companion = Some(companion);
+        }
+        if is_done {
+            self.task = None;
+            self.sender = self.fresh_sender.borrow_mut().take();
+            if let Some(Companion::Beside(_)) = self.companion {
+                self.companion = None;
+            }
+        }
+    }
+
+    fn poll_companion(&mut self, cx: &mut Context<'_>) {
+        let parting = match &mut self.companion {
+            None => return,
+            Some(Companion::Beside(work)) => work.as_mut().poll(cx).map(|()| Parting::Ended),
+            Some(Companion::Tunnel(tunnel)) => tunnel.as_mut().poll(cx),
+        };
+        match parting {
+            Poll::Pending => {}
+            Poll::Ready(Parting::Ended) => self.companion = None,
+            // With what it would still send, the stream is dropped, and that resets it.
+            Poll::Ready(Parting::Reset) => {
+                self.companion = None;
+                self.sender = None;
+            }
+        }
+    }
+
+    /// Whether it has just come to its end, for a client that went away: the tunnel is to see it.
+    fn poll_sender(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(sender) = &mut self.sender else {
+            return false;
+        };
+        let is_done = sender.as_mut().poll(cx).is_ready();
+        if is_done {
+            self.sender = None;
+        }
+        is_done
+    }
 }
 
 impl<F: Future<Output = ()>> Future for StreamTask<F> {
@@ -228,10 +327,15 @@ impl<F: Future<Output = ()>> Future for StreamTask<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        if this.task.as_mut().poll(cx).is_ready() {
+        this.poll_answer(cx);
+        this.poll_companion(cx);
+        while this.poll_sender(cx) {
+            this.poll_companion(cx);
+        }
+        if this.task.is_none() && this.companion.is_none() && this.sender.is_none() {
             return Poll::Ready(());
         }
-        match this.pace.as_ref().and_then(|pace| pace.waiting_since.get()) {
+        match this.pace.waiting_since.get() {
             Some(since) => this.timer.poll(since + this.limit, cx),
             None => Poll::Pending,
         }

@@ -7,6 +7,7 @@ use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING}
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Method, Version};
+use hyper::ext::Protocol;
 
 use crate::failure::Failure;
 
@@ -28,13 +29,25 @@ pub struct Host {
 
 /// Judges a request's head. An HTTP/1.0 request may have no host.
 pub fn check(parts: &Parts) -> Result<Option<Host>, Failure> {
-    if parts.method == Method::CONNECT || parts.method == Method::TRACE {
-        return Err(Failure::MethodRefused);
-    }
+    check_method(parts)?;
     check_sizes(parts)?;
     check_framing(&parts.headers)?;
     check_target(parts)?;
     host(parts)
+}
+
+/// CONNECT is taken only for a WebSocket over HTTP/2 (RFC 8441).
+fn check_method(parts: &Parts) -> Result<(), Failure> {
+    match (&parts.method, parts.extensions.get::<Protocol>()) {
+        (&Method::CONNECT, Some(protocol)) if is_websocket(protocol) => Ok(()),
+        (&Method::CONNECT, Some(_)) => Err(Failure::ProtocolUnknown),
+        (&Method::CONNECT | &Method::TRACE, _) => Err(Failure::MethodRefused),
+        _ => Ok(()),
+    }
+}
+
+fn is_websocket(protocol: &Protocol) -> bool {
+    protocol.as_str().eq_ignore_ascii_case("websocket")
 }
 
 fn check_sizes(parts: &Parts) -> Result<(), Failure> {

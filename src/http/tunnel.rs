@@ -14,7 +14,6 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::activity::{Activity, Closing};
 use crate::timer::LazyTimer;
 
 /// Bytes passed on at once.
@@ -40,8 +39,10 @@ pub struct Carried {
 /// How a tunnel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// Both directions came to their end, or one broke.
+    /// Both directions came to their end.
     Closed,
+    /// One of them broke.
+    Broken,
     /// No byte moved for too long.
     Idle,
     /// lockgate ended it.
@@ -64,13 +65,14 @@ enum State {
     Ended,
 }
 
-/// Runs until both directions have ended. `early` came from each side before the tunnel began.
+/// Runs until both directions have ended. `early` came from each side before the tunnel began; `cut_at`
+/// says when lockgate ends it, and sees to it that the task is woken when that changes.
 pub async fn run<A, B>(
     client: &mut A,
     backend: &mut B,
     early: (Bytes, Bytes),
-    activity: &Activity,
     idle: Duration,
+    mut cut_at: impl FnMut(&mut Context<'_>) -> Option<Instant>,
 ) -> Carried
 where
     A: AsyncRead + AsyncWrite + Unpin,
@@ -81,7 +83,10 @@ where
     let mut timer = LazyTimer::new();
     let mut last = Instant::now();
     let ending = poll_fn(|cx| {
-        activity.register(cx);
+        let cut = cut_at(cx);
+        if cut.is_some_and(|cut| cut <= Instant::now()) {
+            return Poll::Ready(Ending::Cut);
+        }
         let before = up.carried + down.carried;
         let ended = (up.poll(client, backend, cx), down.poll(backend, client, cx));
         if up.carried + down.carried != before {
@@ -89,12 +94,14 @@ where
         }
         match ended {
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ending::Closed),
-            (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(Ending::Closed),
-            (Poll::Pending, _) | (_, Poll::Pending) if activity.closing() == Closing::Now => {
-                Poll::Ready(Ending::Cut)
-            }
+            (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(Ending::Broken),
             (Poll::Pending, _) | (_, Poll::Pending) => {
-                timer.poll(last + idle, cx).map(|()| Ending::Idle)
+                let silent = last + idle;
+                let (deadline, ending) = match cut {
+                    Some(cut) if cut < silent => (cut, Ending::Cut),
+                    Some(_) | None => (silent, Ending::Idle),
+                };
+                timer.poll(deadline, cx).map(|()| ending)
             }
         }
     })
@@ -202,7 +209,6 @@ mod tests {
     async fn bytes_pass_both_ways_and_each_direction_ends_by_itself() {
         let (mut user, mut client) = duplex(64);
         let (mut server, mut backend) = duplex(64);
-        let activity = Activity::new();
         let early = (
             Bytes::from_static(b"early up,"),
             Bytes::from_static(b"early down,"),
@@ -211,8 +217,8 @@ mod tests {
             &mut client,
             &mut backend,
             early,
-            &activity,
             Duration::from_secs(5),
+            |_| None,
         );
         let both = async {
             user.write_all(b" from the user, as it goes on")
@@ -251,11 +257,33 @@ mod tests {
             &mut client,
             &mut backend,
             early,
-            &Activity::new(),
             Duration::from_secs(60),
+            |_| None,
         )
         .await;
         assert_eq!(carried.ending, Ending::Idle);
         assert_eq!(began.elapsed().as_secs(), 60);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tunnel_is_cut_at_its_hour_however_busy_it_is() {
+        let (mut user, mut client) = duplex(16);
+        let (mut server, mut backend) = duplex(16);
+        let began = Instant::now();
+        let cut = began + Duration::from_secs(3);
+        let early = (Bytes::new(), Bytes::new());
+        let idle = Duration::from_secs(2);
+        let tunnel = run(&mut client, &mut backend, early, idle, |_| Some(cut));
+        let talk = async {
+            let mut byte = [0];
+            loop {
+                user.write_all(b".").await.unwrap();
+                server.read_exact(&mut byte).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(400)).await;
+            }
+        };
+        let carried = tokio::select! { carried = tunnel => carried, () = talk => unreachable!() };
+        assert_eq!(carried.ending, Ending::Cut);
+        assert_eq!(began.elapsed().as_secs(), 3);
     }
 }

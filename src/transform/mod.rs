@@ -5,3 +5,4 @@ pub mod compression;
 pub mod field;
 pub mod forwarded;
 pub mod hop_by_hop;
+pub mod websocket;

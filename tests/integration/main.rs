@@ -29,3 +29,4 @@ mod timeouts;
 mod tls;
 mod tls_policy;
 mod websocket;
+mod websocket_h2;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use http::Method;
+use http_body_util::BodyExt;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tokio::net::TcpStream;
@@ -12,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::support::backend::{Backend, ok};
+use crate::support::client::{empty, request};
 use crate::support::gate::Gate;
 use crate::support::pki;
 use crate::support::proxy::{Proxy, Reload, Running, Signal, free_port};
@@ -257,6 +260,40 @@ async fn a_tunnel_whose_group_is_removed_gets_drain_timeout() {
         .wait_for_access(|line| line["status"].as_u64() == Some(101))
         .await;
     assert_eq!(line["cause"], "drained", "{line}");
+}
+
+#[tokio::test]
+async fn a_response_that_streams_silently_from_a_removed_group_ends_with_drain_timeout() {
+    let backend = Backend::raw(|stream, _| async move {
+        let mut raw = Raw::over(stream);
+        raw.read_head().await.unwrap();
+        raw.write("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\none")
+            .await;
+        raw.drain().await;
+    })
+    .run()
+    .await;
+    let mut proxy = Proxy::to(&backend)
+        .server("workers = 1\ndrain_timeout = 1")
+        .run()
+        .await;
+    let mut clients = [proxy.client().await, proxy.client_h2().await];
+    let mut bodies = Vec::new();
+    for client in &mut clients {
+        let answer = client.start(request(Method::GET, "/", empty())).await;
+        let mut body = answer.unwrap().into_body();
+        let first = within("the first piece", body.frame()).await.unwrap();
+        assert_eq!(first.unwrap().into_data().unwrap(), "one");
+        bodies.push(body);
+    }
+    proxy.rewrite(|toml| toml.replace("\"app\"", "\"new\""));
+    let began = Instant::now();
+    assert_eq!(proxy.reload().await, Reload::TakenUp);
+    for body in &mut bodies {
+        let end = within("the body breaks off", body.frame()).await;
+        assert!(end.unwrap().is_err());
+    }
+    assert!(began.elapsed() >= Duration::from_millis(900));
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use super::framing::{Decoded, Decoder, Framing};
 use super::response::Reuse;
 use super::upload::Upload;
 use crate::backend::pool::{Connection, Pool};
+use crate::backend::retirement::Retiree;
 
 /// The least room made for reading a body.
 const LEAST_ROOM: usize = 8 * 1024;
@@ -32,6 +33,7 @@ pub struct Download {
     decoder: Decoder,
     reuse: Reuse,
     pool: Rc<Pool>,
+    retiree: Retiree,
     limit: Duration,
     waiting_since: Option<Instant>,
     room: usize,
@@ -85,6 +87,7 @@ pub fn begin(
         decoder: Decoder::new(framing),
         reuse,
         pool: Rc::clone(pool),
+        retiree: Retiree::new(pool.retirement()),
         limit,
         waiting_since: None,
         room: LEAST_ROOM,
@@ -118,7 +121,7 @@ impl Download {
             return Poll::Ready(None);
         };
         // An upload that fails now only ends itself: the answer is on its way.
-        if self.pool.cut_at().is_some_and(|cut| cut <= Instant::now()) {
+        if self.retiree.is_cut() {
             return self.fail(ExchangeError::Retired);
         }
         if self.upload.poll(connection, cx).is_err() {
@@ -164,7 +167,7 @@ impl Download {
                 Poll::Pending => {
                     let since = *self.waiting_since.get_or_insert_with(Instant::now);
                     let silent = since + self.limit;
-                    let (deadline, error) = match self.pool.cut_at() {
+                    let (deadline, error) = match self.retiree.wait(cx) {
                         Some(cut) if cut < silent => (cut, ExchangeError::Retired),
                         Some(_) | None => (silent, ExchangeError::BackendTimeout),
                     };

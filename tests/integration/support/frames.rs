@@ -53,6 +53,7 @@ impl Frame {
 /// An HTTP/2 client that speaks in frames.
 pub(crate) struct Frames {
     stream: Box<dyn Io>,
+    seen: Vec<Frame>,
 }
 
 impl Frames {
@@ -60,6 +61,7 @@ impl Frames {
     pub(crate) async fn begin(stream: impl Io + 'static) -> Self {
         let mut frames = Self {
             stream: Box::new(stream),
+            seen: Vec::new(),
         };
         frames.bytes(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
         frames.send(SETTINGS, 0, 0, &[]).await;
@@ -86,6 +88,26 @@ impl Frames {
             .await;
     }
 
+    /// Asks for a WebSocket (RFC 8441).
+    pub(crate) async fn connect(&mut self, stream: u32, path: &str) {
+        let mut block = Vec::new();
+        for (name, value) in [
+            (":method", "CONNECT"),
+            (":protocol", "websocket"),
+            (":scheme", "https"),
+            (":path", path),
+            (":authority", "localhost"),
+            ("sec-websocket-version", "13"),
+        ] {
+            block.push(0);
+            for text in [name, value] {
+                block.push(u8::try_from(text.len()).unwrap());
+                block.extend(text.as_bytes());
+            }
+        }
+        self.send(HEADERS, END_HEADERS, stream, &block).await;
+    }
+
     /// Sends a GET, and reads until its answer has ended.
     pub(crate) async fn get_whole(&mut self, stream: u32, path: &str) {
         self.get(stream, path).await;
@@ -107,7 +129,23 @@ impl Frames {
         if frame.kind == SETTINGS && frame.flags & ACK == 0 {
             self.send(SETTINGS, ACK, 0, &[]).await;
         }
+        self.seen.push(frame.clone());
         Some(frame)
+    }
+
+    /// All frames that have been read.
+    pub(crate) fn seen(&self) -> &[Frame] {
+        &self.seen
+    }
+
+    /// Reads until a stream is reset, and says why.
+    pub(crate) async fn wait_for_reset(&mut self, stream: u32) -> u32 {
+        loop {
+            let frame = self.next().await.expect("the connection ended");
+            if (frame.kind, frame.stream) == (RST_STREAM, stream) {
+                return u32::from_be_bytes(frame.payload[..4].try_into().unwrap());
+            }
+        }
     }
 
     /// The next frame of a kind on a stream; others are passed over.

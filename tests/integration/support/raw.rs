@@ -104,6 +104,11 @@ impl Raw {
         .await
     }
 
+    /// Writes to an other side that may take as long as it likes.
+    pub(crate) async fn unhurried_write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes).await
+    }
+
     /// Ends the sending half.
     pub(crate) async fn half_close(&mut self) {
         self.stream.shutdown().await.unwrap();
