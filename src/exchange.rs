@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::addr::ClientAddr;
 use crate::backend::http1::download::Download;
 use crate::backend::http1::exchange::ExchangeError;
+use crate::backend::http2;
 use crate::backend::send::Trace;
 use crate::backend::server::Server;
 use crate::config::plan::{Algorithm, CompressionSettings};
@@ -209,7 +210,14 @@ impl std::fmt::Display for BodyError {
     }
 }
 
-impl std::error::Error for BodyError {}
+impl std::error::Error for BodyError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Backend(error) => Some(error),
+            Self::Encoder => None,
+        }
+    }
+}
 
 impl From<&BodyError> for Failure {
     fn from(error: &BodyError) -> Self {
@@ -227,6 +235,8 @@ pub enum PlainBody {
     Whole(Bytes),
     /// Still coming.
     Streaming(Box<Download>),
+    /// Still coming, over HTTP/2.
+    Http2(Box<http2::download::Download>),
 }
 
 impl Body for PlainBody {
@@ -241,6 +251,7 @@ impl Body for PlainBody {
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Streaming(download) => download.poll_frame(cx),
+            Self::Http2(download) => download.poll_frame(cx),
         }
     }
 
@@ -248,6 +259,7 @@ impl Body for PlainBody {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
             Self::Streaming(download) => download.is_end_stream(),
+            Self::Http2(download) => download.is_end_stream(),
         }
     }
 
@@ -255,6 +267,7 @@ impl Body for PlainBody {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Streaming(download) => download.size_hint(),
+            Self::Http2(download) => download.size_hint(),
         }
     }
 }

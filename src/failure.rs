@@ -20,6 +20,8 @@ pub enum Failure {
     BackendClosed,
     /// The server's answer breaks the rules of HTTP/1.
     BackendMalformed,
+    /// The server reset the stream, or gave the connection up (HTTP/2).
+    BackendReset,
     /// The server switched protocols although nobody asked, or to another protocol.
     BackendUpgrade,
     /// The server did not answer within request_timeout.
@@ -68,13 +70,14 @@ pub enum Failure {
 
 impl Failure {
     /// Every failure, for tests and documentation.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::NoServer,
         Self::ConnectRefused,
         Self::ConnectTimeout,
         Self::NameUnresolved,
         Self::BackendClosed,
         Self::BackendMalformed,
+        Self::BackendReset,
         Self::BackendUpgrade,
         Self::ResponseTimeout,
         Self::ClientTooSlow,
@@ -107,6 +110,7 @@ impl Failure {
             | Self::NameUnresolved
             | Self::BackendClosed
             | Self::BackendMalformed
+            | Self::BackendReset
             | Self::BackendUpgrade => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ClientTooSlow | Self::HeadTooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -137,6 +141,7 @@ impl Failure {
             Self::NameUnresolved => "name_unresolved",
             Self::BackendClosed => "backend_closed",
             Self::BackendMalformed => "backend_malformed",
+            Self::BackendReset => "backend_reset",
             Self::BackendUpgrade => "backend_upgrade",
             Self::ResponseTimeout => "response_timeout",
             Self::ClientTooSlow => "client_too_slow",
@@ -171,6 +176,7 @@ impl Failure {
             Self::NameUnresolved => "dns_error",
             Self::BackendClosed => "http_response_incomplete",
             Self::BackendMalformed => "http_protocol_error",
+            Self::BackendReset => "connection_terminated",
             Self::BackendUpgrade => "http_upgrade_failed",
             Self::ResponseTimeout => "http_response_timeout",
             Self::Drained => "proxy_internal_response",
@@ -204,6 +210,7 @@ impl Failure {
             | Self::NameUnresolved
             | Self::BackendClosed
             | Self::BackendMalformed
+            | Self::BackendReset
             | Self::ProtocolUnknown
             | Self::ResponseTimeout => AfterFailure::Keep,
             // After CONNECT, a client may already be sending what was meant for its tunnel.

@@ -12,6 +12,7 @@ use rustls::ServerConfig;
 
 use crate::backend::group::{Group, SharedGroup};
 use crate::config::plan::{GroupId, ListenAddress, ListenerPlan, ListenerProtocol};
+use crate::task::Spawn;
 use crate::transform::forwarded::{ForwardedHeaders, Proto};
 
 /// What makes a listener the same one across reloads: where it listens, and for what protocol.
@@ -94,12 +95,13 @@ impl Live {
         groups: &[Arc<SharedGroup>],
         worker: usize,
         previous: Option<&Self>,
+        spawn: Spawn,
     ) -> Rc<Self> {
         let groups = groups
             .iter()
             .map(|shared| {
                 let same = previous.and_then(|live| live.group_named(&shared.name));
-                Rc::new(Group::new(Arc::clone(shared), worker, same))
+                Rc::new(Group::new(Arc::clone(shared), worker, same, spawn))
             })
             .collect();
         Rc::new(Self { listeners, groups })

@@ -5,7 +5,6 @@
 //! answer of ours by the one table in `failure`.
 
 use std::borrow::Cow;
-use std::convert::Infallible;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -20,11 +19,10 @@ use hyper_util::rt::TokioIo;
 
 use crate::backend::http1::download::AnswerBody;
 use crate::backend::http1::request::{BackendVersion, BodyFraming};
-use crate::backend::http1::response::ResponseHead;
 use crate::backend::http1::upload::Expectation;
 use crate::backend::retirement::Retiree;
-use crate::backend::send::{Answer, Outgoing, Trace, send};
-use crate::config::plan::{Algorithm, CompressionPlan, CompressionSettings};
+use crate::backend::send::{Answer, AnswerHead, Outgoing, Trace, send};
+use crate::config::plan::{Algorithm, CompressionPlan, CompressionSettings, GroupProtocol};
 use crate::connection::{Connection, Tunnel, View};
 use crate::exchange::{Exchange, PlainBody, ResponseBody};
 use crate::failure::Failure;
@@ -40,7 +38,7 @@ pub async fn handle(
     request: Request<Incoming>,
     connection: Rc<Connection>,
     pace: Option<Rc<StreamPace>>,
-) -> Result<Response<ResponseBody>, Infallible> {
+) -> Result<Response<ResponseBody>, h2::Error> {
     let (mut parts, body) = request.into_parts();
     let view = connection.view();
     let mut exchange = Exchange::begin(&connection, &view, &parts);
@@ -48,7 +46,13 @@ pub async fn handle(
     let asked = Asked::of(&parts, &view);
     Ok(
         match forward(&mut parts, body, &connection, &view, &mut exchange).await {
+            Ok(Answer::Reset(reason)) => {
+                exchange.failed(Failure::BackendReset);
+                exchange.answered(Failure::BackendReset.status());
+                return Err(reason.into());
+            }
             Ok(Answer::Response(head, body)) => {
+                let body = plain(body, pace.as_deref());
                 let mut response = respond(head, body, &parts, asked.upgrade, &connection);
                 let compression = compress(&mut response, &asked, &view);
                 exchange.answered(response.status());
@@ -119,6 +123,8 @@ async fn forward(
     exchange: &mut Exchange,
 ) -> Result<Answer, Failure> {
     let host = request::check(parts)?;
+    let group = view.live.group(view.listener.plan.group);
+    suits(parts, group.shared.protocol)?;
     let expectation = request::expects_continue(parts.version, &mut parts.headers)?;
     let upgrade = websocket(parts, &body)?;
     let framing = framing(parts, &body);
@@ -156,14 +162,8 @@ async fn forward(
         timeout: listener.plan.timeouts.request,
     };
     let mut trace = Trace::begin();
-    let answer = send(
-        &outgoing,
-        body,
-        view.live.group(listener.plan.group),
-        &mut trace,
-    )
-    .await;
-    exchange.asked(&trace, answer.as_ref().ok().map(Answer::status));
+    let answer = send(&outgoing, body, group, &mut trace).await;
+    exchange.asked(&trace, answer.as_ref().ok().and_then(Answer::status));
     let answer = answer.map_err(|error| {
         tracing::debug!(server = ?trace.server.as_ref().map(|s| s.address()), %error, "a request failed");
         Failure::from(&error)
@@ -171,6 +171,15 @@ async fn forward(
     match bridge {
         None => Ok(answer),
         Some(expected) => bridged(answer, &expected),
+    }
+}
+
+/// A gRPC group is asked by HTTP/2 and knows no WebSocket.
+fn suits(parts: &Parts, protocol: GroupProtocol) -> Result<(), Failure> {
+    match protocol {
+        GroupProtocol::Grpc if parts.version != Version::HTTP_2 => Err(Failure::VersionUnsupported),
+        GroupProtocol::Grpc if parts.method == Method::CONNECT => Err(Failure::ProtocolUnknown),
+        GroupProtocol::Http | GroupProtocol::Grpc => Ok(()),
     }
 }
 
@@ -188,6 +197,7 @@ fn bridged(answer: Answer, expected: &websocket::Expected) -> Result<Answer, Fai
     let is_sound = match &answer {
         Answer::Switched(head, _) => expected.is_met(&head.headers),
         Answer::Response(head, _) => !head.status.is_success(),
+        Answer::Reset(_) => true,
     };
     if is_sound {
         Ok(answer)
@@ -236,19 +246,30 @@ fn target(uri: &Uri) -> Cow<'_, [u8]> {
     }
 }
 
+/// An answer's body. What is left of a request over HTTP/2 goes on being sent beside it, by the stream's task.
+fn plain(body: AnswerBody, pace: Option<&StreamPace>) -> PlainBody {
+    match body {
+        AnswerBody::Whole(bytes) => PlainBody::Whole(bytes),
+        AnswerBody::Streaming(download) => PlainBody::Streaming(download),
+        AnswerBody::Http2(mut download) => {
+            if let (Some(upload), Some(pace)) = (download.rest_of_upload(), pace) {
+                pace.accompany(Companion::Beside(Box::pin(upload)));
+            }
+            PlainBody::Http2(download)
+        }
+    }
+}
+
 /// The response to the client, from a backend's answer.
 fn respond(
-    head: ResponseHead,
-    body: AnswerBody,
+    head: AnswerHead,
+    body: PlainBody,
     request: &Parts,
     upgrade: Upgrade,
     connection: &Connection,
 ) -> Response<PlainBody> {
-    let is_early = matches!(&body, AnswerBody::Streaming(download) if download.is_early());
-    let mut response = Response::new(match body {
-        AnswerBody::Whole(bytes) => PlainBody::Whole(bytes),
-        AnswerBody::Streaming(download) => PlainBody::Streaming(download),
-    });
+    let is_early = matches!(&body, PlainBody::Streaming(download) if download.is_early());
+    let mut response = Response::new(body);
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     if let Some(reason) = head
@@ -295,11 +316,7 @@ fn compress<'a>(
 }
 
 /// Answers 101 and leaves the backend's side for when the client's stream is free.
-fn switch(
-    head: ResponseHead,
-    mut tunnel: Tunnel,
-    connection: &Connection,
-) -> Response<ResponseBody> {
+fn switch(head: AnswerHead, mut tunnel: Tunnel, connection: &Connection) -> Response<ResponseBody> {
     tunnel.exchange.answered(head.status);
     let mut response = Response::new(ResponseBody::none());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -319,7 +336,7 @@ fn switch(
 
 /// Answers 200, upon which the HTTP/2 stream's task becomes the tunnel.
 fn take_over(
-    head: ResponseHead,
+    head: AnswerHead,
     mut tunnel: Tunnel,
     stream: OnUpgrade,
     pace: &StreamPace,

@@ -8,16 +8,20 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::balance::SmoothWrr;
+use super::http2::link::Links;
 use super::pool::Pool;
 use super::retirement::Retirement;
 use super::server::Server;
-use crate::config::plan::{GroupPlan, Keepalive};
+use crate::config::plan::{GroupPlan, GroupProtocol, Keepalive};
+use crate::task::Spawn;
 
 /// What all workers know of a group.
 #[derive(Debug)]
 pub struct SharedGroup {
     /// Its name.
     pub name: Arc<str>,
+    /// What its servers speak.
+    pub protocol: GroupProtocol,
     /// Its servers, in the order of the configuration.
     pub servers: Vec<Arc<Server>>,
     /// Their weights.
@@ -38,6 +42,7 @@ impl SharedGroup {
     ) -> Arc<Self> {
         Arc::new(Self {
             name: plan.name.as_str().into(),
+            protocol: plan.protocol,
             servers: plan
                 .servers
                 .iter()
@@ -58,8 +63,10 @@ impl SharedGroup {
 pub struct Member {
     /// What all workers know of it.
     pub server: Arc<Server>,
-    /// This worker's idle connections to it.
+    /// This worker's idle HTTP/1.1 connections to it.
     pub pool: Rc<Pool>,
+    /// This worker's HTTP/2 connections to it.
+    pub links: Rc<Links>,
 }
 
 /// A group, in one worker.
@@ -90,19 +97,25 @@ impl Tried {
 }
 
 impl Group {
-    /// A worker's view of a group; pools of servers that `previous` has too are carried over.
-    pub fn new(shared: Arc<SharedGroup>, worker: usize, previous: Option<&Self>) -> Self {
+    /// A worker's view of a group; connections to servers that `previous` has too are carried over.
+    /// `spawn` runs the tasks that HTTP/2 connections have.
+    pub fn new(
+        shared: Arc<SharedGroup>,
+        worker: usize,
+        previous: Option<&Self>,
+        spawn: Spawn,
+    ) -> Self {
         let retirement = previous.map_or_else(Rc::default, |group| Rc::clone(&group.retirement));
         let members = shared
             .servers
             .iter()
-            .map(|server| Member {
-                server: Arc::clone(server),
-                pool: previous
-                    .and_then(|group| group.pool_of(server, shared.keepalive))
-                    .unwrap_or_else(|| {
-                        Rc::new(Pool::new(shared.keepalive, Rc::clone(&retirement)))
-                    }),
+            .map(|server| {
+                let known = previous.and_then(|group| group.member(server, shared.keepalive));
+                known.unwrap_or_else(|| Member {
+                    server: Arc::clone(server),
+                    pool: Rc::new(Pool::new(shared.keepalive, Rc::clone(&retirement))),
+                    links: Rc::new(Links::new(shared.keepalive, Rc::clone(&retirement), spawn)),
+                })
             })
             .collect();
         let balance = match previous {
@@ -117,13 +130,16 @@ impl Group {
         }
     }
 
-    fn pool_of(&self, server: &Arc<Server>, keepalive: Keepalive) -> Option<Rc<Pool>> {
-        self.members
-            .iter()
-            .find(|member| {
-                Arc::ptr_eq(&member.server, server) && member.pool.keepalive() == keepalive
-            })
-            .map(|member| Rc::clone(&member.pool))
+    fn member(&self, server: &Arc<Server>, keepalive: Keepalive) -> Option<Member> {
+        let mut members = self.members.iter();
+        let same = members.find(|member| {
+            Arc::ptr_eq(&member.server, server) && member.pool.keepalive() == keepalive
+        })?;
+        Some(Member {
+            server: Arc::clone(&same.server),
+            pool: Rc::clone(&same.pool),
+            links: Rc::clone(&same.links),
+        })
     }
 
     /// The server whose turn it is: neither tried already nor, if there is any other, refusing at the moment.
@@ -163,6 +179,7 @@ impl Group {
             });
             if !goes_on {
                 member.pool.close();
+                member.links.close();
             }
         }
     }
@@ -171,6 +188,7 @@ impl Group {
     pub fn sweep(&self, now: Instant) {
         for member in &self.members {
             member.pool.sweep(now);
+            member.links.sweep(now);
         }
     }
 }

@@ -4,6 +4,7 @@ pub mod balance;
 pub mod connect;
 pub mod group;
 pub mod http1;
+pub mod http2;
 pub mod pool;
 pub mod retirement;
 pub mod send;

@@ -8,6 +8,8 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use h2::Reason;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -19,10 +21,11 @@ use super::http1::exchange::{Answered, Exchange, ExchangeError, Idempotence};
 use super::http1::request::{self, BackendVersion, BodyFraming, ConnectionIntent, RequestHead};
 use super::http1::response::{RequestKind, ResponseHead};
 use super::http1::upload::{CleanTrailers, Expectation, Upload, UploadError};
+use super::http2;
 use super::pool::Connection;
 use super::server::Server;
 use crate::addr::BackendAddr;
-use crate::config::plan::Keepalive;
+use crate::config::plan::{GroupProtocol, Keepalive};
 use crate::failure::Failure;
 
 /// A request as it leaves.
@@ -56,16 +59,40 @@ pub struct Outgoing<'a> {
 #[derive(Debug)]
 pub enum Answer {
     /// A response.
-    Response(ResponseHead, AnswerBody),
+    Response(AnswerHead, AnswerBody),
     /// 101, as asked for: both sides speak the new protocol from here on.
-    Switched(ResponseHead, Box<Connection>),
+    Switched(AnswerHead, Box<Connection>),
+    /// HTTP/2: the stream was reset instead, for this reason.
+    Reset(Reason),
+}
+
+/// The head of an answer, whatever protocol it came by.
+#[derive(Debug)]
+pub struct AnswerHead {
+    /// The status.
+    pub status: StatusCode,
+    /// The reason phrase, where it is not the status's usual one.
+    pub reason: Option<Bytes>,
+    /// All fields, those of this hop too.
+    pub headers: HeaderMap,
+}
+
+impl From<ResponseHead> for AnswerHead {
+    fn from(head: ResponseHead) -> Self {
+        Self {
+            status: head.status,
+            reason: head.reason,
+            headers: head.headers,
+        }
+    }
 }
 
 impl Answer {
-    /// Its status.
-    pub fn status(&self) -> StatusCode {
+    /// Its status, if it has one.
+    pub fn status(&self) -> Option<StatusCode> {
         match self {
-            Self::Response(head, _) | Self::Switched(head, _) => head.status,
+            Self::Response(head, _) | Self::Switched(head, _) => Some(head.status),
+            Self::Reset(_) => None,
         }
     }
 }
@@ -124,6 +151,11 @@ impl From<&ExchangeError> for Failure {
             ExchangeError::ClientTimeout => Self::ClientTooSlow,
             ExchangeError::BackendTimeout => Self::ResponseTimeout,
             ExchangeError::Retired => Self::Drained,
+            ExchangeError::Unsendable => Self::HostInvalid,
+            ExchangeError::Unasked => Self::BackendUpgrade,
+            ExchangeError::Stream(error) if error.is_remote() => Self::BackendReset,
+            ExchangeError::Stream(error) if error.is_io() => Self::BackendClosed,
+            ExchangeError::Stream(_) => Self::BackendMalformed,
             ExchangeError::Closed(_) => Self::BackendClosed,
             ExchangeError::Head(_)
             | ExchangeError::Body(_)
@@ -155,8 +187,21 @@ impl Trace {
     }
 }
 
-/// Sends a request to `group`.
+/// Sends a request to `group`, in the protocol that its servers speak.
 pub async fn send(
+    outgoing: &Outgoing<'_>,
+    body: Incoming,
+    group: &Group,
+    trace: &mut Trace,
+) -> Result<Answer, SendError> {
+    match group.shared.protocol {
+        GroupProtocol::Http => send_http1(outgoing, body, group, trace).await,
+        // Boxed: its state is none of what most requests hold.
+        GroupProtocol::Grpc => Box::pin(http2::exchange::send(outgoing, body, group, trace)).await,
+    }
+}
+
+async fn send_http1(
     outgoing: &Outgoing<'_>,
     body: Incoming,
     group: &Group,
@@ -261,12 +306,14 @@ async fn run(
         Ok(Answered::Final(head)) => {
             let (framing, reuse) = (head.framing, head.reuse);
             download::begin(exchange, framing, reuse, &member.pool, outgoing.timeout)
-                .map(|body| Answer::Response(head, body))
+                .map(|body| Answer::Response(head.into(), body))
                 .map_err(|error| Failed::Final(SendError::Exchange(error)))
         }
         Ok(Answered::Switched(head)) => match outgoing.upgrade {
             None => Err(Failed::Final(SendError::Unasked)),
-            Some(asked) if agrees(&head, asked) => Ok(Answer::Switched(head, exchange.connection)),
+            Some(asked) if agrees(&head, asked) => {
+                Ok(Answer::Switched(head.into(), exchange.connection))
+            }
             Some(_) => Err(Failed::Final(SendError::OtherProtocol)),
         },
         Err(error) if exchange.may_repeat(&error, Idempotence::of(outgoing.method)) => {
@@ -313,7 +360,7 @@ fn write_head(outgoing: &Outgoing<'_>, member: &Member, out: &mut Vec<u8>) {
 }
 
 /// The Host of a request that came without one, as only HTTP/1.0 allows: the server's own address.
-fn own_host(server: &Server) -> HeaderValue {
+pub fn own_host(server: &Server) -> HeaderValue {
     let text = match server.address() {
         BackendAddr::Unix(_) => "localhost".to_owned(),
         address @ (BackendAddr::Ip(_) | BackendAddr::Name { .. }) => address.to_string(),

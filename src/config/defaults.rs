@@ -7,8 +7,9 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use crate::config::plan::{
-    AccessLogPlan, Algorithm, CompressionSettings, ForwardedFor, HeadersPlan, Http2, ListenAddress,
-    LogFormat, LogPlan, LogTarget, ServerPlan, Switch, Timeouts, UnknownLength, Workers,
+    AccessLogPlan, Algorithm, CompressionSettings, ForwardedFor, GroupProtocol, HeadersPlan, Http2,
+    ListenAddress, LogFormat, LogPlan, LogTarget, ServerPlan, Switch, Timeouts, UnknownLength,
+    Workers,
 };
 use crate::config::tls_policy::SystemPolicy;
 use crate::config::value;
@@ -111,6 +112,8 @@ pub const WEIGHT: Rule<u8> = Rule {
     least: 0,
     most: 100,
 };
+/// `protocol` of a server group: HTTP/1.1 (alb.md 7.1).
+pub const GROUP_PROTOCOL: GroupProtocol = GroupProtocol::Http;
 /// `keepalive` of connections to backends: on (alb.md 7.7).
 pub const KEEPALIVE: Switch = Switch::On;
 /// `keepalive_idle`: 60 s (config.toml); bounds ours.

@@ -183,6 +183,7 @@ pub(super) const SERVER_GROUP: Keys = Keys {
     title: "[[server_group]]",
     works: &[
         "name",
+        "protocol",
         "servers",
         "keepalive",
         "keepalive_idle",
@@ -190,7 +191,6 @@ pub(super) const SERVER_GROUP: Keys = Keys {
         "retries",
     ],
     not_yet: &[
-        ("protocol", Off::Text("http")),
         ("scheduler", Off::Text("wrr")),
         ("hash_query_parameter", Off::Never),
         ("max_connections_per_server", Off::Zero),

@@ -337,6 +337,8 @@ pub enum Switch {
 pub struct GroupPlan {
     /// `name`
     pub name: String,
+    /// `protocol`
+    pub protocol: GroupProtocol,
     /// `servers`
     pub servers: Vec<ServerEntry>,
     /// `keepalive` and `keepalive_idle`
@@ -347,6 +349,15 @@ pub struct GroupPlan {
     pub retries: u8,
     /// Where the table stands.
     pub origin: Origin,
+}
+
+/// What the servers of a group speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// HTTP/1.1.
+    Http,
+    /// HTTP/2 in the clear, by prior knowledge, for requests that come over HTTP/2.
+    Grpc,
 }
 
 /// One server of a group.

@@ -345,6 +345,7 @@ impl Worker {
             &generation.groups,
             self.id,
             previous.as_deref(),
+            Self::spawn_boxed,
         );
         match self.home() {
             Some(home) => home.current.set(Rc::clone(&live)),

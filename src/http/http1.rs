@@ -4,7 +4,6 @@
 //! connection is parked (idle, holding no buffers), becomes a tunnel, is told 408, or is closed. What
 //! a request is answered with is the handler's business, how a stream is closed `linger`'s.
 
-use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -73,7 +72,7 @@ enum Stop {
 }
 
 /// Serves requests on `stream` until it ends.
-pub async fn serve<H, F, B>(
+pub async fn serve<H, F, B, E>(
     mut stream: Box<ClientStream>,
     activity: &Rc<Activity>,
     timeouts: &Timeouts,
@@ -81,7 +80,8 @@ pub async fn serve<H, F, B>(
 ) -> End
 where
     H: Fn(Request<Incoming>) -> F,
-    F: Future<Output = Result<Response<B>, Infallible>>,
+    F: Future<Output = Result<Response<B>, E>>,
+    E: Into<Box<dyn StdError + Send + Sync>>,
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {

@@ -6,7 +6,6 @@
 //! the stream's own task, which is dropped, and that resets the stream.
 
 use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -30,6 +29,7 @@ use super::activity::{Activity, Closing, Phase};
 use super::io::SharedStream;
 use crate::config::plan::Timeouts;
 use crate::stream::{ClientStream, Meter};
+use crate::task::Spawn;
 use crate::timer::LazyTimer;
 
 /// Streams that a client may have open at once.
@@ -43,9 +43,6 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// How long a connection may take to end once it was told to and has no stream left: time for its client
 /// to take what is buffered. A client that goes on sending PINGs gains nothing.
 const FAREWELL: Duration = Duration::from_secs(5);
-
-/// Runs a stream's task on this thread.
-pub type Spawn = fn(Pin<Box<dyn Future<Output = ()>>>);
 
 /// What the handler of one stream tells its task: the pace of the client, noted by the response body,
 /// and what the task is to do besides.
@@ -109,7 +106,7 @@ pub enum Ending {
 }
 
 /// Serves requests on `stream` until it ends; `spawn` runs a stream's task.
-pub async fn serve<H, F, B>(
+pub async fn serve<H, F, B, E>(
     stream: Box<ClientStream>,
     activity: &Rc<Activity>,
     timeouts: &Timeouts,
@@ -118,7 +115,8 @@ pub async fn serve<H, F, B>(
 ) -> (Ending, Option<Box<ClientStream>>)
 where
     H: Fn(Request<Incoming>, Rc<StreamPace>) -> F,
-    F: Future<Output = Result<Response<B>, Infallible>> + 'static,
+    F: Future<Output = Result<Response<B>, E>> + 'static,
+    E: Into<Box<dyn StdError + Send + Sync>> + 'static,
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 
 /// The floors of the house. A module knows what is below it, and on floors where neighbours talk, those.
 const FLOORS: [(Neighbours, &[&str]); 6] = [
-    (Neighbours::Talk, &["addr", "stream", "timer", "failure"]),
+    (
+        Neighbours::Talk,
+        &["addr", "stream", "timer", "task", "failure"],
+    ),
     (Neighbours::Apart, &["config"]),
     (
         Neighbours::Apart,

@@ -20,6 +20,7 @@ mod architecture;
 mod backends;
 mod cli;
 mod framing;
+mod grpc;
 mod headers;
 mod http;
 mod reload;

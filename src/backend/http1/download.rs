@@ -16,6 +16,7 @@ use super::exchange::{Exchange, ExchangeError, poll_read};
 use super::framing::{Decoded, Decoder, Framing};
 use super::response::Reuse;
 use super::upload::Upload;
+use crate::backend::http2;
 use crate::backend::pool::{Connection, Pool};
 use crate::backend::retirement::Retiree;
 
@@ -46,6 +47,8 @@ pub enum AnswerBody {
     Whole(Bytes),
     /// It is still coming.
     Streaming(Box<Download>),
+    /// It comes over HTTP/2.
+    Http2(Box<http2::download::Download>),
 }
 
 /// Takes the body of an answer whose head has been read. What has come whole is handed out whole, and

@@ -47,6 +47,12 @@ pub enum ExchangeError {
     TooManyInterim,
     /// The server's group is gone from the configuration, and drain_timeout has passed.
     Retired,
+    /// HTTP/2: the backend reset the stream or gave the connection up, or either broke.
+    Stream(h2::Error),
+    /// HTTP/2: the request's host cannot be an authority.
+    Unsendable,
+    /// HTTP/2: the backend switched protocols, which that version has not got.
+    Unasked,
 }
 
 impl std::fmt::Display for ExchangeError {
@@ -70,11 +76,22 @@ impl std::fmt::Display for ExchangeError {
             Self::Retired => {
                 f.write_str("the server group was removed, and drain_timeout has passed")
             }
+            Self::Stream(error) => write!(f, "the backend's stream: {error}"),
+            Self::Unsendable => f.write_str("the host cannot be an authority"),
+            Self::Unasked => f.write_str("the backend answered 101 over HTTP/2"),
         }
     }
 }
 
-impl std::error::Error for ExchangeError {}
+impl std::error::Error for ExchangeError {
+    /// A stream's: an HTTP/2 client is reset for the reason that its backend gave.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        if let Self::Stream(error) = self {
+            return Some(error);
+        }
+        None
+    }
+}
 
 /// What came back.
 #[derive(Debug)]

@@ -218,6 +218,8 @@ pub(super) struct GroupDocument {
     pub(super) origin: Origin,
     /// `name`
     pub(super) name: Field<String>,
+    /// `protocol`
+    pub(super) protocol: Field<String>,
     /// `servers`
     pub(super) servers: Rows<ServerEntryDocument>,
     /// `keepalive`
@@ -374,6 +376,7 @@ fn read_group(table: &mut Reader<'_, '_>) -> GroupDocument {
     GroupDocument {
         origin: table.origin(),
         name: table.leaf("name"),
+        protocol: table.leaf("protocol"),
         servers: table.tables("servers", &keys::SERVER_ENTRY, read_server_entry),
         keepalive: table.leaf("keepalive"),
         keepalive_idle: table.leaf("keepalive_idle"),

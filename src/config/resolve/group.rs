@@ -3,8 +3,12 @@
 use super::{Resolver, switch};
 use crate::addr::BackendAddr;
 use crate::config::defaults;
-use crate::config::document::{Completeness, GroupDocument, ServerEntryDocument};
-use crate::config::plan::{GroupPlan, Keepalive, ServerEntry, Switch};
+use crate::config::document::{
+    Completeness, Field, GroupDocument, ListenerDocument, ServerEntryDocument,
+};
+use crate::config::plan::{
+    GroupPlan, GroupProtocol, Http2, Keepalive, ListenerPlan, ListenerProtocol, ServerEntry, Switch,
+};
 use crate::config::value;
 
 impl Resolver<'_> {
@@ -24,17 +28,70 @@ impl Resolver<'_> {
             &written.connect_timeout,
             defaults::CONNECT_TIMEOUT,
         );
+        let protocol = self.group_protocol(written);
         let retries = self.number("retries", &written.retries, defaults::RETRIES);
         let servers = self.servers(written);
         let name = self.expand(written.name.given()?)?;
         Some(GroupPlan {
             name,
+            protocol: protocol?,
             servers,
             keepalive,
             connect_timeout,
             retries,
             origin: written.origin.clone(),
         })
+    }
+
+    fn group_protocol(&mut self, written: &GroupDocument) -> Option<GroupProtocol> {
+        let words = [
+            ("http", Some(GroupProtocol::Http)),
+            ("grpc", Some(GroupProtocol::Grpc)),
+            ("https", None),
+        ];
+        match &written.protocol {
+            Field::Absent => Some(defaults::GROUP_PROTOCOL),
+            Field::Given(protocol) => self.choice("protocol", protocol, &words),
+            Field::Wrong => None,
+        }
+    }
+
+    /// Reports the listeners whose clients could never reach their group: gRPC needs HTTP/2 from end to end
+    /// (alb.md 8.3).
+    pub(super) fn check_grpc(
+        &mut self,
+        written: &[ListenerDocument],
+        listeners: &[Option<ListenerPlan>],
+        groups: &[Option<GroupPlan>],
+    ) {
+        for (document, listener) in written.iter().zip(listeners) {
+            let Some(listener) = listener else { continue };
+            let Some(Some(group)) = groups.get(listener.group.0) else {
+                continue;
+            };
+            let help = match &listener.protocol {
+                ListenerProtocol::Http => "say `protocol = \"https\"` in the listener",
+                ListenerProtocol::Https(https) if https.http2 == Http2::Off => {
+                    "leave `http2 = false` out of the listener"
+                }
+                ListenerProtocol::Https(_) => continue,
+            };
+            if let (GroupProtocol::Grpc, Some(reference)) =
+                (group.protocol, document.server_group.given())
+            {
+                self.report
+                    .error(
+                        &reference.origin,
+                        format!(
+                            "`{}` is a gRPC group, and this listener has no HTTP/2",
+                            group.name
+                        ),
+                    )
+                    .label("only HTTP/2 clients can ask it")
+                    .also(&group.origin, "the group")
+                    .help(help);
+            }
+        }
     }
 
     fn servers(&mut self, group: &GroupDocument) -> Vec<ServerEntry> {

@@ -71,6 +71,7 @@ impl Resolver<'_> {
             .map(|written| self.group(written))
             .collect();
         let listeners = self.listeners(&document.listeners, &mut scope);
+        self.check_grpc(&document.listeners, &listeners, &groups);
         self.warn_of_unused(&scope.certificates);
         self.warn_of_unused(&scope.tls_policies.names);
         self.warn_of_unused(&scope.groups);

@@ -72,6 +72,16 @@ impl Client {
         }
     }
 
+    /// The same connection once more, for requests at the same time: HTTP/2 only.
+    pub(crate) fn another(&self) -> Self {
+        match &self.sender {
+            Sender::Http1(_) => panic!("an HTTP/1.1 connection has one request at a time"),
+            Sender::Http2(sender) => Self {
+                sender: Sender::Http2(sender.clone()),
+            },
+        }
+    }
+
     /// GET, read whole.
     pub(crate) async fn get(&mut self, path: &str) -> Response {
         self.send(request(Method::GET, path, empty())).await

@@ -2,6 +2,7 @@
 //!
 //! No windows are opened and nothing is acknowledged but SETTINGS, unless the test does it.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -54,6 +55,8 @@ impl Frame {
 pub(crate) struct Frames {
     stream: Box<dyn Io>,
     seen: Vec<Frame>,
+    /// Bytes that may be sent as DATA: on each stream, and by 0 on the connection.
+    room: HashMap<u32, i64>,
 }
 
 impl Frames {
@@ -62,6 +65,7 @@ impl Frames {
         let mut frames = Self {
             stream: Box::new(stream),
             seen: Vec::new(),
+            room: HashMap::from([(0, 65_535)]),
         };
         frames.bytes(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
         frames.send(SETTINGS, 0, 0, &[]).await;
@@ -75,6 +79,10 @@ impl Frames {
         frame.extend([kind, flags]);
         frame.extend(stream.to_be_bytes());
         frame.extend(payload);
+        if kind == DATA {
+            *self.room(0) -= payload.len() as i64;
+            *self.room(stream) -= payload.len() as i64;
+        }
         self.bytes(&frame).await;
     }
 
@@ -86,6 +94,15 @@ impl Frames {
         block.extend(b"localhost");
         self.send(HEADERS, END_STREAM | END_HEADERS, stream, &block)
             .await;
+    }
+
+    /// Sends the head of a POST, whose body follows.
+    pub(crate) async fn post(&mut self, stream: u32, path: &str) {
+        let mut block = vec![0x83, 0x87, 0x04, u8::try_from(path.len()).unwrap()];
+        block.extend(path.as_bytes());
+        block.extend([0x01, 9]);
+        block.extend(b"localhost");
+        self.send(HEADERS, END_HEADERS, stream, &block).await;
     }
 
     /// Asks for a WebSocket (RFC 8441).
@@ -129,8 +146,24 @@ impl Frames {
         if frame.kind == SETTINGS && frame.flags & ACK == 0 {
             self.send(SETTINGS, ACK, 0, &[]).await;
         }
+        if frame.kind == WINDOW_UPDATE {
+            let more = u32::from_be_bytes(frame.payload[..4].try_into().unwrap());
+            *self.room(frame.stream) += i64::from(more);
+        }
         self.seen.push(frame.clone());
         Some(frame)
+    }
+
+    fn room(&mut self, stream: u32) -> &mut i64 {
+        // What lockgate says in its SETTINGS.
+        self.room.entry(stream).or_insert(256 * 1024)
+    }
+
+    /// Reads until so many bytes may be sent on a stream.
+    pub(crate) async fn wait_for_room(&mut self, stream: u32, length: i64) {
+        while *self.room(0) < length || *self.room(stream) < length {
+            self.next().await.expect("the connection ended");
+        }
     }
 
     /// All frames that have been read.

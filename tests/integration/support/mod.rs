@@ -5,6 +5,7 @@ pub(crate) mod client;
 pub(crate) mod frames;
 pub(crate) mod full;
 pub(crate) mod gate;
+pub(crate) mod grpc;
 pub(crate) mod h2;
 pub(crate) mod pki;
 pub(crate) mod program;
