@@ -21,7 +21,7 @@ use crate::http::activity::{Activity, Closing};
 use crate::http::tunnel;
 use crate::listener::{Current, Listener, Live};
 use crate::telemetry::writer::AccessLogHandle;
-use crate::tls::TlsFacts;
+use crate::tls::facts::TlsFacts;
 use crate::transform::forwarded::ClientValues;
 
 /// A client's connection.
@@ -91,12 +91,14 @@ impl Connection {
         })
     }
 
-    /// What the next request is served from: the current generation, unless the listener is gone from it.
+    /// What the next request is served from: the current generation, unless the listener is gone from it, or
+    /// has other terms than those that this connection was admitted under.
     pub fn view(&self) -> View {
         let live = self.home.current.get();
         let mut view = self.view.borrow_mut();
         if !Rc::ptr_eq(&view.live, &live)
             && let Some(listener) = live.listener(view.listener.key)
+            && listener.terms() == view.listener.terms()
         {
             let listener = Arc::clone(listener);
             *view = View { live, listener };

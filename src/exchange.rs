@@ -29,7 +29,7 @@ use crate::http::http2::StreamPace;
 use crate::listener::Listener;
 use crate::telemetry::access_log::{Record, RequestFacts, Scheme};
 use crate::telemetry::writer::AccessLogHandle;
-use crate::tls::TlsFacts;
+use crate::tls::facts::TlsFacts;
 use crate::transform::compression::body::{CompressedBody, CompressedBodyError};
 use crate::transform::hop_by_hop;
 

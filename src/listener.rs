@@ -8,11 +8,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::HeaderValue;
-use rustls::ServerConfig;
 
 use crate::backend::group::{Group, SharedGroup};
 use crate::config::plan::{GroupId, ListenAddress, ListenerPlan, ListenerProtocol};
 use crate::task::Spawn;
+use crate::tls::{ListenerTls, Terms};
 use crate::transform::forwarded::{ForwardedHeaders, Proto};
 
 /// What makes a listener the same one across reloads: where it listens, and for what protocol.
@@ -59,16 +59,12 @@ pub struct Listener {
     /// What its requests are given on their way.
     pub forwarded: ForwardedHeaders,
     /// How its connections are secured, if they are.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<ListenerTls>,
 }
 
 impl Listener {
     /// A listener as planned, secured by `tls`.
-    pub fn new(
-        plan: ListenerPlan,
-        slb_id: HeaderValue,
-        tls: Option<Arc<ServerConfig>>,
-    ) -> Arc<Self> {
+    pub fn new(plan: ListenerPlan, slb_id: HeaderValue, tls: Option<ListenerTls>) -> Arc<Self> {
         let key = ListenerKey::of(&plan);
         Arc::new(Self {
             key,
@@ -77,6 +73,11 @@ impl Listener {
             plan,
             tls,
         })
+    }
+
+    /// What its connections are admitted under: whoever was admitted under other terms is not served by it.
+    pub fn terms(&self) -> Option<&Terms> {
+        self.tls.as_ref().map(|tls| &tls.terms)
     }
 }
 

@@ -7,9 +7,9 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use crate::config::plan::{
-    AccessLogPlan, Algorithm, CompressionSettings, ForwardedFor, GroupProtocol, HeadersPlan, Http2,
-    ListenAddress, LogFormat, LogPlan, LogTarget, ServerPlan, Switch, Timeouts, UnknownLength,
-    Workers,
+    AccessLogPlan, Algorithm, ClientAuthMode, CompressionSettings, ForwardedFor, GroupProtocol,
+    HeadersPlan, Http2, ListenAddress, LogFormat, LogPlan, LogTarget, ServerPlan, Switch, Timeouts,
+    UnknownLength, Workers,
 };
 use crate::config::tls_policy::SystemPolicy;
 use crate::config::value;
@@ -58,6 +58,8 @@ pub const PORT: Rule<u16> = Rule {
 pub const TLS_POLICY: SystemPolicy = SystemPolicy::Strict12With13;
 /// `http2`: offered (alb.md 1.1).
 pub const HTTP2: Http2 = Http2::Offered;
+/// `mode` of `[listener.client_auth]`: a certificate is required (alb.md 5.5).
+pub const CLIENT_AUTH_MODE: ClientAuthMode = ClientAuthMode::Required;
 /// `idle_timeout`: 15 s, 1 to 600 (alb.md 1.1, decision 10).
 pub const IDLE_TIMEOUT: Rule<Duration> = seconds(15, 1, 600);
 /// `request_timeout`: 60 s, 1 to 600 (alb.md 1.1, decision 10).

@@ -117,6 +117,7 @@ pub(super) const LISTENER: Keys = Keys {
         "server_group",
         "compression",
         "headers",
+        "client_auth",
         "access",
     ],
     not_yet: &[
@@ -125,11 +126,17 @@ pub(super) const LISTENER: Keys = Keys {
         ("quic_advertised_port", Off::Never),
         ("loop_detection", Off::False),
         ("proxy_protocol", Off::Never),
-        ("client_auth", Off::Never),
         ("client_ip", Off::Never),
         ("limits", Off::Never),
         ("rule", Off::Never),
     ],
+};
+
+/// `[listener.client_auth]`
+pub(super) const CLIENT_AUTH: Keys = Keys {
+    title: "[listener.client_auth]",
+    works: &["ca", "crl", "mode"],
+    not_yet: &[],
 };
 
 /// `[listener.compression]`
@@ -237,6 +244,7 @@ pub(super) const TABLES: &[&Keys] = &[
     &CERTIFICATE,
     &TLS_POLICY,
     &LISTENER,
+    &CLIENT_AUTH,
     &COMPRESSION,
     &HEADERS,
     &ACCESS,

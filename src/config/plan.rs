@@ -216,6 +216,48 @@ pub struct HttpsPlan {
     pub tls_policy: TlsPolicy,
     /// `http2`
     pub http2: Http2,
+    /// `[listener.client_auth]`
+    pub client_auth: ClientAuthPlan,
+}
+
+/// `[listener.client_auth]`: whether clients are asked for a certificate (alb.md 5.5).
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClientAuthPlan {
+    /// They are not.
+    Off,
+    /// They are.
+    On(ClientAuthSettings),
+}
+
+/// Whose certificates are taken.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClientAuthSettings {
+    /// `mode`
+    pub mode: ClientAuthMode,
+    /// `ca`: whom certificates must come from; empty only under [`ClientAuthMode::OptionalNoCa`].
+    pub ca: Vec<FilePlan>,
+    /// `crl`: lists of revoked certificates; once there is one, every issuer needs one.
+    pub crl: Vec<FilePlan>,
+}
+
+/// What becomes of clients without a certificate, and of those whose certificate does not verify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuthMode {
+    /// `required`: both are refused.
+    Required,
+    /// `optional`: the former are served, the latter refused.
+    Optional,
+    /// `optional_no_ca`: both are served, and backends are told.
+    OptionalNoCa,
+}
+
+/// A file that is read when the plan is built.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FilePlan {
+    /// Absolute, as seen from the configuration file's folder.
+    pub path: PathBuf,
+    /// Where it was written.
+    pub origin: Origin,
 }
 
 /// Whether a listener offers HTTP/2 by ALPN.

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::workers::{Place, Seat, Worker};
 use crate::addr::ClientAddr;
-use crate::connection::{Connection, Home, Tunnel};
+use crate::connection::{Connection, Home, Tunnel, View};
 use crate::exchange;
 use crate::failure::Failure;
 use crate::http::activity::Activity;
@@ -24,15 +24,12 @@ use crate::listener::Listener;
 use crate::proxy;
 use crate::stream::{ClientStream, PlainHttp, Transport};
 use crate::tls::accept::{HandshakeError, handshake};
-use crate::tls::{Alpn, TlsFacts};
+use crate::tls::facts::{Alpn, TlsFacts};
 
 /// Lives a connection from accept to close.
-pub async fn run(client: TcpStream, address: ClientAddr, place: Place) {
+pub async fn run(client: TcpStream, address: ClientAddr, view: View, place: Place) {
     let seat = &place.seat;
     let Some(home) = place.worker.home() else {
-        return;
-    };
-    let Some(view) = place.worker.view(seat.key) else {
         return;
     };
     let Ok(client) = tokio::net::TcpStream::from_std(client) else {
@@ -60,14 +57,14 @@ async fn secure(
     seat: &Seat,
     home: &Home,
 ) -> Option<(Box<ClientStream>, Option<TlsFacts>)> {
-    let Some(config) = &listener.tls else {
+    let Some(tls) = &listener.tls else {
         return Some((
             Box::new(ClientStream::Plain(Transport::plain(client))),
             None,
         ));
     };
     let limit = listener.plan.timeouts.handshake;
-    match timeout(limit, handshake(Transport::for_tls(client), config)).await {
+    match timeout(limit, handshake(Transport::for_tls(client), tls)).await {
         Ok(Ok((stream, facts))) => Some((Box::new(ClientStream::Tls(stream)), Some(facts))),
         Ok(Err(HandshakeError {
             stream,

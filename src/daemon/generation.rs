@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::HeaderValue;
-use rustls::ServerConfig;
 
+use super::client_auth;
 use crate::addr::BackendAddr;
 use crate::backend::group::SharedGroup;
 use crate::backend::server::Server;
@@ -18,9 +18,11 @@ use crate::config::plan::{
 };
 use crate::config::report::Report;
 use crate::listener::Listener;
-use crate::tls;
+use crate::tls::ListenerTls;
 use crate::tls::certificate::ServedCertificate;
-use crate::tls::pem::{self, PemError};
+use crate::tls::client_auth::ClientAuth;
+use crate::tls::pem;
+use crate::tls::pem_error::PemError;
 use crate::tls::self_signed::self_signed;
 use crate::tls::store::CertificateStore;
 
@@ -49,6 +51,11 @@ impl Generation {
             .collect::<Vec<_>>()
             .into_iter()
             .collect();
+        let client_auths: Vec<_> = plan
+            .listeners
+            .iter()
+            .map(|listener| client_auth::load(&listener.protocol, report))
+            .collect();
         let certificates = certificates?;
         let groups: Vec<_> = plan
             .groups
@@ -59,11 +66,13 @@ impl Generation {
         let listeners: Option<Vec<_>> = plan
             .listeners
             .iter()
-            .map(|listener| {
+            .zip(client_auths)
+            .map(|(listener, client_auth)| {
+                let client_auth = client_auth.ok()?;
                 let tls = match &listener.protocol {
                     ListenerProtocol::Http => None,
                     ListenerProtocol::Https(https) => {
-                        Some(secure(listener, https, &certificates, report)?)
+                        Some(secure(listener, https, &certificates, client_auth, report)?)
                     }
                 };
                 Some(Listener::new(listener.clone(), slb_id.clone(), tls))
@@ -173,15 +182,16 @@ fn secure(
     listener: &ListenerPlan,
     plan: &HttpsPlan,
     certificates: &[Arc<ServedCertificate>],
+    client_auth: Option<ClientAuth>,
     report: &mut Report,
-) -> Option<Arc<ServerConfig>> {
+) -> Option<ListenerTls> {
     let mut served = plan
         .certificates
         .iter()
         .filter_map(|id| certificates.get(id.0))
         .cloned();
     let store = CertificateStore::new(served.next()?, served.collect());
-    tls::server_config(&plan.tls_policy, Arc::new(store), plan.http2)
+    ListenerTls::new(&plan.tls_policy, store, plan.http2, client_auth)
         .map_err(|error| {
             let message = format!("TLS cannot be set up: {error}");
             report.error(&listener.origin, message);

@@ -4,6 +4,7 @@
 //! new, publish once, close what vanished, drain what only the old one served. Any failure before the
 //! publication leaves everything as it was. Shutdown is draining the last generation.
 
+mod client_auth;
 pub mod connection;
 pub mod generation;
 pub mod resolver;

@@ -28,6 +28,7 @@ use crate::connection::{Home, View};
 use crate::http::activity::{Activity, Closing};
 use crate::listener::{Current, ListenerKey, Live};
 use crate::telemetry::writer::{AccessLogHandle, flusher};
+use crate::tls::Terms;
 
 /// How often pools are swept of connections that nobody used.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -241,6 +242,8 @@ pub struct Worker {
 pub struct Seat {
     /// The listener it came in by.
     pub key: ListenerKey,
+    /// What it was admitted under.
+    pub terms: Option<Terms>,
     /// What it is doing.
     pub activity: Rc<Activity>,
 }
@@ -319,7 +322,7 @@ impl Worker {
     }
 
     /// A listener as it is now, or as it last was.
-    pub fn view(&self, key: ListenerKey) -> Option<View> {
+    fn view(&self, key: ListenerKey) -> Option<View> {
         let live = self.home()?.current.get();
         match live.listener(key).cloned() {
             Some(listener) => Some(View { live, listener }),
@@ -385,7 +388,9 @@ impl Worker {
     /// terms, after their exchanges.
     fn retire(&self, live: &Live) {
         for (_, seat) in self.seats.borrow().iter() {
-            if live.listener(seat.key).is_none() {
+            let listener = live.listener(seat.key);
+            let stays = listener.is_some_and(|listener| listener.terms() == seat.terms.as_ref());
+            if !stays {
                 seat.activity.close(Closing::Graceful);
             }
         }
@@ -436,8 +441,13 @@ impl Worker {
 
     /// Serves a client that is counted already.
     fn serve(self: &Rc<Self>, client: TcpStream, peer: SocketAddr, key: ListenerKey) {
+        let Some(view) = self.view(key) else {
+            self.peers.remove(self.id);
+            return;
+        };
         let seat = Rc::new(Seat {
             key,
+            terms: view.listener.terms().cloned(),
             activity: Rc::new(Activity::new()),
         });
         let number = self.seats.borrow_mut().insert(Rc::clone(&seat));
@@ -452,7 +462,7 @@ impl Worker {
             worker: Rc::clone(self),
             number,
         };
-        self.spawn(connection::run(client, ClientAddr::new(peer), place));
+        self.spawn(connection::run(client, ClientAddr::new(peer), view, place));
     }
 
     fn close_all(&self, how: Closing) {

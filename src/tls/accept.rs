@@ -6,13 +6,13 @@
 use std::io;
 use std::sync::Arc;
 
-use rustls::ServerConfig;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::TlsFacts;
+use super::ListenerTls;
+use super::facts::TlsFacts;
 
 /// A handshake that did not succeed.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub struct HandshakeError<S> {
 /// Shakes hands over `stream`.
 pub async fn handshake<S>(
     stream: S,
-    config: &Arc<ServerConfig>,
+    tls: &ListenerTls,
 ) -> Result<(TlsStream<S>, TlsFacts), HandshakeError<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -45,7 +45,7 @@ where
         }
     };
     let server_name: Option<Box<str>> = hello.client_hello().server_name().map(Box::from);
-    let accept = hello.into_stream(Arc::clone(config)).into_fallible();
+    let accept = hello.into_stream(Arc::clone(&tls.config)).into_fallible();
     let stream = match accept.await {
         Ok(stream) => stream,
         Err((error, stream)) => {
@@ -56,15 +56,12 @@ where
             });
         }
     };
-    match TlsFacts::of(stream.get_ref().1) {
-        Some(facts) => Ok((stream, facts)),
-        None => {
-            let error = io::Error::other("the handshake agreed on nothing that is known");
-            Err(HandshakeError {
-                stream: None,
-                error,
-                server_name,
-            })
-        }
+    match TlsFacts::of(stream.get_ref().1, tls) {
+        Ok(facts) => Ok((stream, facts)),
+        Err(error) => Err(HandshakeError {
+            stream: None,
+            error: io::Error::other(error),
+            server_name,
+        }),
     }
 }

@@ -529,6 +529,7 @@ mod tests {
 
     use super::*;
     use crate::tls::pem;
+    use crate::tls::pem_error::PemFault;
     use crate::tls::server_name::NamePattern;
 
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -851,7 +852,7 @@ mod tests {
         ] {
             let encrypted = openssl(encrypt, &plain).unwrap();
             assert!(
-                matches!(pem::parse_key(&encrypted), Err(pem::PemFault::Encrypted)),
+                matches!(pem::parse_key(&encrypted), Err(PemFault::Encrypted)),
                 "{encrypt:?}"
             );
         }

@@ -1,31 +1,43 @@
-//! Certificate chains and private keys from PEM files (alb.md section 5.1): the one file that knows
-//! which PEM reader is used.
+//! Certificates, private keys and revocation lists from PEM files (alb.md section 5.1): the one file that
+//! knows which PEM reader is used.
 //!
 //! The reader passes over sections it does not know, so the BEGIN and END lines are looked at first:
 //! what cannot be used is refused by name, and nothing is dropped silently. A file that holds both
 //! chain and key may be given for either.
 
-use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::io::Read;
+use std::path::Path;
 
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
-/// The largest file that is read: hundreds of chains.
-pub const MAX_FILE_SIZE: u64 = 1024 * 1024;
+use super::pem_error::{CRL, Half, MAX_CRL_SIZE, MAX_FILE_SIZE, PemError, PemFault, Wanted};
 
 /// Reads a certificate chain, leaf first.
 pub fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
-    read(path)
+    read(path, MAX_FILE_SIZE)
         .and_then(|text| parse_chain(&text))
         .map_err(|fault| PemError::new(path, fault))
 }
 
 /// Reads a private key in PKCS#8, PKCS#1 or SEC1 form.
 pub fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
-    read(path)
+    read(path, MAX_FILE_SIZE)
         .and_then(|text| parse_key(&text))
+        .map_err(|fault| PemError::new(path, fault))
+}
+
+/// Reads the certificates of authorities, in any order.
+pub fn read_authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    read(path, MAX_FILE_SIZE)
+        .and_then(|text| parse_authorities(&text))
+        .map_err(|fault| PemError::new(path, fault))
+}
+
+/// Reads certificate revocation lists.
+pub fn read_crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, PemError> {
+    read(path, MAX_CRL_SIZE)
+        .and_then(|text| parse_crls(&text))
         .map_err(|fault| PemError::new(path, fault))
 }
 
@@ -33,16 +45,21 @@ pub fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
 pub fn parse_chain(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemFault> {
     let sections = sections(text)?;
     for section in &sections {
-        if let Section::Useless(label) = section {
-            return Err(refusal(label, Wanted::Chain));
+        match section {
+            Section::Useless(label) => return Err(refusal(label, Wanted::Chain)),
+            Section::Crl => return Err(refusal(CRL, Wanted::Chain)),
+            Section::Certificate
+            | Section::Key
+            | Section::EncryptedKey
+            | Section::CurveParameters => {}
         }
     }
     let holds_key = sections.contains(&Section::Key) || sections.contains(&Section::EncryptedKey);
     match sections.contains(&Section::Certificate) {
         true if sections.contains(&Section::EncryptedKey) => Err(PemFault::Encrypted),
         true => Ok(certificates(items(text)?)),
-        false if holds_key => Err(PemFault::OtherHalf(Wanted::Chain)),
-        false => Err(PemFault::Missing(Wanted::Chain)),
+        false if holds_key => Err(PemFault::OtherHalf(Half::Chain)),
+        false => Err(PemFault::Missing(Half::Chain)),
     }
 }
 
@@ -53,208 +70,49 @@ pub fn parse_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, PemFault> {
         match section {
             Section::EncryptedKey => return Err(PemFault::Encrypted),
             Section::Useless(label) => return Err(refusal(label, Wanted::Key)),
+            Section::Crl => return Err(refusal(CRL, Wanted::Key)),
             Section::Certificate | Section::Key | Section::CurveParameters => {}
         }
     }
     let mut keys = items(text)?.into_iter().filter_map(|item| match item {
         Item::Key(key) => Some(key),
-        Item::Certificate(_) => None,
+        Item::Certificate(_) | Item::Crl(_) => None,
     });
     match (keys.next(), keys.next()) {
         (Some(key), None) => Ok(key),
         (Some(_), Some(_)) => Err(PemFault::SeveralKeys),
         (None, _) if sections.contains(&Section::Certificate) => {
-            Err(PemFault::OtherHalf(Wanted::Key))
+            Err(PemFault::OtherHalf(Half::Key))
         }
-        (None, _) => Err(PemFault::Missing(Wanted::Key)),
+        (None, _) => Err(PemFault::Missing(Half::Key)),
     }
 }
 
-/// What a file was opened for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// The certificates.
-    Chain,
-    /// The private key.
-    Key,
+/// The certificates of a PEM text of authorities; there is at least one.
+pub fn parse_authorities(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemFault> {
+    let is_certificate = |section: &Section| *section == Section::Certificate;
+    only(text, Wanted::Authorities, is_certificate).map(certificates)
 }
 
-/// A PEM file that cannot be used.
-#[derive(Debug)]
-pub struct PemError {
-    path: PathBuf,
-    fault: PemFault,
+/// The revocation lists of a PEM text; there is at least one.
+pub fn parse_crls(text: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, PemFault> {
+    let items = only(text, Wanted::Crls, |section| *section == Section::Crl)?;
+    let lists = items.into_iter().filter_map(|item| match item {
+        Item::Crl(list) => Some(list),
+        Item::Certificate(_) | Item::Key(_) => None,
+    });
+    Ok(lists.collect())
 }
 
-impl PemError {
-    fn new(path: &Path, fault: PemFault) -> Self {
-        Self {
-            path: path.to_owned(),
-            fault,
-        }
-    }
-
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// What is wrong with it.
-    pub fn fault(&self) -> &PemFault {
-        &self.fault
-    }
-
-    /// What the user can do about it.
-    pub fn help(&self) -> &'static str {
-        self.fault.help()
-    }
-}
-
-impl fmt::Display for PemError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` {}", self.path.display(), self.fault)
-    }
-}
-
-impl std::error::Error for PemError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.fault {
-            PemFault::Unreadable(cause) => Some(cause),
-            PemFault::NotAFile(_)
-            | PemFault::TooLarge
-            | PemFault::Empty
-            | PemFault::Der
-            | PemFault::NoPem
-            | PemFault::Malformed(_)
-            | PemFault::DhParameters
-            | PemFault::Encrypted
-            | PemFault::WrongSection { .. }
-            | PemFault::OtherHalf(_)
-            | PemFault::Missing(_)
-            | PemFault::SeveralKeys => None,
-        }
-    }
-}
-
-/// Why a PEM file cannot be used; the text continues a sentence that begins with the file's name.
-#[derive(Debug)]
-pub enum PemFault {
-    /// The system does not let us.
-    Unreadable(io::Error),
-    /// A directory, a FIFO, a device.
-    NotAFile(&'static str),
-    /// More than [`MAX_FILE_SIZE`].
-    TooLarge,
-    /// No byte in it, or only white space.
-    Empty,
-    /// Binary ASN.1: DER, or PKCS#12.
-    Der,
-    /// No BEGIN line.
-    NoPem,
-    /// PEM that breaks off or does not decode.
-    Malformed(String),
-    /// Diffie-Hellman parameters (S1).
-    DhParameters,
-    /// A key that needs a pass phrase.
-    Encrypted,
-    /// A section of a kind that does not belong here.
-    WrongSection {
-        /// What stands after BEGIN.
-        label: String,
-        /// What the file was opened for.
-        wanted: Wanted,
-    },
-    /// A key file where a chain is wanted, or the reverse.
-    OtherHalf(Wanted),
-    /// Neither a key nor a certificate.
-    Missing(Wanted),
-    /// More than one key.
-    SeveralKeys,
-}
-
-impl PemFault {
-    /// What the user can do about it.
-    pub fn help(&self) -> &'static str {
-        match self {
-            Self::Unreadable(_) => {
-                "the file must exist and be readable by the user that lockgate runs as"
-            }
-            Self::NotAFile(_) => "name a regular file, or a link to one",
-            Self::TooLarge => {
-                "a certificate file holds one chain and is read up to 1 MiB; is this the right file?"
-            }
-            Self::Empty | Self::NoPem => {
-                "a PEM file has lines such as `-----BEGIN CERTIFICATE-----`"
-            }
-            Self::Der => {
-                "convert it to PEM: `openssl x509 -inform DER -in FILE` for a certificate, \
-                 `openssl pkey -inform DER -in FILE` for a key, `openssl pkcs12 -in FILE -nodes` for PKCS#12"
-            }
-            Self::Malformed(_) => {
-                "was the file cut short, or were files joined without a line break between them?"
-            }
-            Self::DhParameters => {
-                "remove the DH PARAMETERS section: ECDHE is used for key exchange and needs none"
-            }
-            Self::Encrypted => {
-                "decrypt it with `openssl pkey -in FILE -out NEW_FILE` and keep the new file mode 0600"
-            }
-            Self::WrongSection { label, .. } => wrong_section_help(label),
-            Self::OtherHalf(Wanted::Chain) => {
-                "`cert` names the certificate chain and `key` the key; are they swapped?"
-            }
-            Self::OtherHalf(Wanted::Key) => {
-                "`key` names the private key and `cert` the chain; are they swapped?"
-            }
-            Self::Missing(Wanted::Chain) => {
-                "a certificate follows a `-----BEGIN CERTIFICATE-----` line"
-            }
-            Self::Missing(Wanted::Key) => {
-                "the key follows a `-----BEGIN PRIVATE KEY-----` line (or RSA PRIVATE KEY, EC PRIVATE KEY)"
-            }
-            Self::SeveralKeys => "leave the one key that belongs to the chain's first certificate",
-        }
-    }
-}
-
-impl fmt::Display for PemFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreadable(cause) => write!(f, "cannot be read: {}", os_reason(cause)),
-            Self::NotAFile(kind) => write!(f, "is {kind}, not a file"),
-            Self::TooLarge => write!(f, "is larger than {} KiB", MAX_FILE_SIZE / 1024),
-            Self::Empty => f.write_str("is empty"),
-            Self::Der => f.write_str("is binary (DER or PKCS#12), not PEM"),
-            Self::NoPem => f.write_str("holds no PEM section"),
-            Self::Malformed(what) => write!(f, "is damaged: {what}"),
-            Self::DhParameters => f.write_str("holds `DH PARAMETERS`, which are not supported"),
-            Self::Encrypted => f.write_str("holds an encrypted key"),
-            Self::WrongSection {
-                label,
-                wanted: Wanted::Chain,
-            } => {
-                write!(
-                    f,
-                    "holds a `{label}` section where only certificates are expected"
-                )
-            }
-            Self::WrongSection {
-                label,
-                wanted: Wanted::Key,
-            } => {
-                write!(
-                    f,
-                    "holds a `{label}` section where a private key is expected"
-                )
-            }
-            Self::OtherHalf(Wanted::Chain) => {
-                f.write_str("holds a private key, but no certificate")
-            }
-            Self::OtherHalf(Wanted::Key) => f.write_str("holds certificates, but no private key"),
-            Self::Missing(Wanted::Chain) => f.write_str("holds no certificate"),
-            Self::Missing(Wanted::Key) => f.write_str("holds no private key"),
-            Self::SeveralKeys => f.write_str("holds more than one private key"),
-        }
+/// The items of a text that holds nothing but sections of one kind.
+fn only(
+    text: &[u8],
+    wanted: Wanted,
+    is_wanted: impl Fn(&Section) -> bool,
+) -> Result<Vec<Item>, PemFault> {
+    match sections(text)?.iter().find(|section| !is_wanted(section)) {
+        Some(other) => Err(refusal(other.label(), wanted)),
+        None => items(text),
     }
 }
 
@@ -266,6 +124,7 @@ enum Section {
     EncryptedKey,
     /// `EC PARAMETERS`, which openssl writes before an EC key: the key repeats them.
     CurveParameters,
+    Crl,
     /// Everything else, by its label.
     Useless(String),
 }
@@ -273,9 +132,10 @@ enum Section {
 enum Item {
     Certificate(CertificateDer<'static>),
     Key(PrivateKeyDer<'static>),
+    Crl(CertificateRevocationListDer<'static>),
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, PemFault> {
+fn read(path: &Path, limit: u64) -> Result<Vec<u8>, PemFault> {
     // Asked before opening: opening a FIFO would wait for a writer.
     let kind = fs::metadata(path)
         .map_err(PemFault::Unreadable)?
@@ -289,11 +149,11 @@ fn read(path: &Path) -> Result<Vec<u8>, PemFault> {
     }
     let mut text = Vec::new();
     let file = File::open(path).map_err(PemFault::Unreadable)?;
-    file.take(MAX_FILE_SIZE + 1)
+    file.take(limit + 1)
         .read_to_end(&mut text)
         .map_err(PemFault::Unreadable)?;
-    if text.len() as u64 > MAX_FILE_SIZE {
-        Err(PemFault::TooLarge)
+    if text.len() as u64 > limit {
+        Err(PemFault::TooLarge(limit))
     } else {
         Ok(text)
     }
@@ -357,8 +217,21 @@ impl Section {
             "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" => Self::Key,
             "ENCRYPTED PRIVATE KEY" => Self::EncryptedKey,
             "EC PARAMETERS" => Self::CurveParameters,
+            CRL => Self::Crl,
             "X9.42 DH PARAMETERS" => Self::Useless("DH PARAMETERS".into()),
             other => Self::Useless(other.into()),
+        }
+    }
+
+    /// What it is called where it does not belong.
+    fn label(&self) -> &str {
+        match self {
+            Self::Certificate => "CERTIFICATE",
+            Self::Key => "PRIVATE KEY",
+            Self::EncryptedKey => "ENCRYPTED PRIVATE KEY",
+            Self::CurveParameters => "EC PARAMETERS",
+            Self::Crl => CRL,
+            Self::Useless(label) => label,
         }
     }
 }
@@ -389,25 +262,6 @@ fn refusal(label: &str, wanted: Wanted) -> PemFault {
     }
 }
 
-fn wrong_section_help(label: &str) -> &'static str {
-    match label {
-        "PUBLIC KEY" | "RSA PUBLIC KEY" => {
-            "a public key is of no use here; the private key was made together with it"
-        }
-        "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => {
-            "this is the request; use the certificate that the authority answered with"
-        }
-        "PKCS7" | "CMS" => "convert it with `openssl pkcs7 -print_certs -in FILE`",
-        "TRUSTED CERTIFICATE" | "X509 CERTIFICATE" => "convert it with `openssl x509 -in FILE`",
-        "X509 CRL" => "a revocation list does not belong into a chain; remove the section",
-        "DSA PRIVATE KEY" => "DSA is no longer part of TLS; use an ECDSA or RSA key",
-        "OPENSSH PRIVATE KEY" => "this is an SSH key; make a TLS key with `openssl genpkey`",
-        _ => {
-            "`CERTIFICATE` sections make a chain; `PRIVATE KEY`, `RSA PRIVATE KEY` or `EC PRIVATE KEY` is a key"
-        }
-    }
-}
-
 /// Decodes the sections that can be used.
 fn items(text: &[u8]) -> Result<Vec<Item>, PemFault> {
     let mut items = Vec::new();
@@ -423,10 +277,10 @@ fn items(text: &[u8]) -> Result<Vec<Item>, PemFault> {
             rustls_pemfile::Item::Pkcs1Key(key) => Some(Item::Key(key.into())),
             rustls_pemfile::Item::Pkcs8Key(key) => Some(Item::Key(key.into())),
             rustls_pemfile::Item::Sec1Key(key) => Some(Item::Key(key.into())),
-            rustls_pemfile::Item::SubjectPublicKeyInfo(_)
-            | rustls_pemfile::Item::Crl(_)
-            | rustls_pemfile::Item::Csr(_)
-            | _ => None,
+            rustls_pemfile::Item::Crl(list) => Some(Item::Crl(list)),
+            rustls_pemfile::Item::SubjectPublicKeyInfo(_) | rustls_pemfile::Item::Csr(_) | _ => {
+                None
+            }
         });
     }
     Ok(items)
@@ -437,7 +291,7 @@ fn certificates(items: Vec<Item>) -> Vec<CertificateDer<'static>> {
         .into_iter()
         .filter_map(|item| match item {
             Item::Certificate(certificate) => Some(certificate),
-            Item::Key(_) => None,
+            Item::Key(_) | Item::Crl(_) => None,
         })
         .collect()
 }
@@ -463,19 +317,6 @@ fn decode_fault(error: &rustls_pemfile::Error) -> PemFault {
 /// Windows editors write one.
 fn without_byte_order_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text)
-}
-
-/// The system's words, without the number that Rust appends, in lower case.
-fn os_reason(cause: &io::Error) -> String {
-    let text = cause.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut characters = text.chars();
-    characters
-        .next()
-        .map(|first| first.to_ascii_lowercase())
-        .into_iter()
-        .chain(characters)
-        .collect()
 }
 
 const BEGIN: &[u8] = b"-----BEGIN ";

@@ -136,8 +136,13 @@ mod tests {
             .unwrap();
         let client = Arc::new(client.with_root_certificates(roots).with_no_client_auth());
         let store = Arc::new(CertificateStore::new(certificate, Vec::new()));
-        let server =
-            server_config(&SystemPolicy::Strict12With13.into(), store, Http2::Offered).unwrap();
+        let server = server_config(
+            &SystemPolicy::Strict12With13.into(),
+            store,
+            Http2::Offered,
+            None,
+        )
+        .unwrap();
         for (name, trusted) in [
             ("localhost", true),
             ("127.0.0.1", true),

@@ -322,8 +322,13 @@ mod tests {
         let names = &["www.example.com"];
         let (ecdsa, rsa) = (certificate(Key::P256, names), certificate(Key::Rsa, names));
         let store = Arc::new(store(&[&ecdsa, &rsa]));
-        let server =
-            server_config(&SystemPolicy::Strict12With13.into(), store, Http2::Offered).unwrap();
+        let server = server_config(
+            &SystemPolicy::Strict12With13.into(),
+            store,
+            Http2::Offered,
+            None,
+        )
+        .unwrap();
         let tls12_rsa = [CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256];
         for (client, expected) in [
             (Client::new(), &ecdsa),

@@ -2,13 +2,20 @@
 
 use std::sync::Arc;
 
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SerialNumber,
+};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ClientConfig, ClientConnection};
+use rustls::client::{ClientConfig, ClientConnection, ResolvesClientCert};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{ServerConfig, ServerConnection};
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{AlertDescription, CipherSuite, DigitallySignedStruct, NamedGroup, SignatureScheme};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime,
+};
 
 use super::certificate::ServedCertificate;
 
@@ -50,6 +57,7 @@ pub(crate) struct Client {
     schemes: Vec<SignatureScheme>,
     groups: Vec<NamedGroup>,
     alpn: Vec<Vec<u8>>,
+    identity: Option<Identity>,
 }
 
 impl Client {
@@ -72,6 +80,7 @@ impl Client {
                 .map(|group| group.name())
                 .collect(),
             alpn: Vec::new(),
+            identity: None,
         }
     }
 
@@ -105,6 +114,12 @@ impl Client {
             .iter()
             .map(|protocol| protocol.as_bytes().to_vec())
             .collect();
+        self
+    }
+
+    /// Shows a certificate when asked for one.
+    pub(crate) fn shows(mut self, identity: &Identity) -> Self {
+        self.identity = Some(identity.clone());
         self
     }
 
@@ -144,7 +159,7 @@ impl Client {
             .unwrap()
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Trusting(self.schemes.clone())))
-            .with_no_client_auth();
+            .with_client_cert_resolver(Arc::new(Shown(self.identity.clone())));
         config.alpn_protocols = self.alpn.clone();
         config.enable_sni = self.name.is_some();
         Arc::new(config)
@@ -190,9 +205,12 @@ pub(crate) fn handshake_with(
     {
         let mut wire = Vec::new();
         client.write_tls(&mut wire).unwrap();
-        server.read_tls(&mut wire.as_slice()).unwrap();
-        // A refusal shows at the client, as the alert that the server has sent.
-        let _ = server.process_new_packets();
+        let mut unread = wire.as_slice();
+        while !unread.is_empty() {
+            server.read_tls(&mut unread).unwrap();
+            // A refusal shows at the client, as the alert that the server has sent.
+            let _ = server.process_new_packets();
+        }
         let mut wire = Vec::new();
         while server.wants_write() {
             server.write_tls(&mut wire).unwrap();
@@ -206,6 +224,112 @@ pub(crate) fn handshake_with(
         }
     }
     Ok(Finished { client, server })
+}
+
+/// A certificate with what vouches for it, and its key.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: Arc<dyn SigningKey>,
+}
+
+/// Shows its certificate to everyone who asks, fitting or not.
+#[derive(Debug)]
+struct Shown(Option<Identity>);
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let Identity { chain, key } = self.0.clone()?;
+        Some(Arc::new(CertifiedKey::new(chain, key)))
+    }
+
+    fn has_certs(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+/// One who issues certificates.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub(crate) certificate: CertificateDer<'static>,
+}
+
+impl Authority {
+    /// One that nobody stands behind.
+    pub(crate) fn root(name: &str) -> Self {
+        let (params, key) = (Self::params(name), KeyPair::generate().unwrap());
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        Self {
+            issuer: Issuer::new(params, key),
+            certificate,
+        }
+    }
+
+    /// One that this one vouches for.
+    pub(crate) fn authority(&self, name: &str) -> Self {
+        let (params, key) = (Self::params(name), KeyPair::generate().unwrap());
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        Self {
+            issuer: Issuer::new(params, key),
+            certificate,
+        }
+    }
+
+    fn params(name: &str) -> CertificateParams {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params
+    }
+
+    /// A client's certificate, as changed by `change`.
+    pub(crate) fn issue(&self, change: impl FnOnce(&mut CertificateParams)) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "client");
+        params.serial_number = Some(SerialNumber::from(1));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        change(&mut params);
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Identity {
+            chain: vec![certificate.der().clone()],
+            key: signing_key(&key),
+        }
+    }
+
+    /// The list of the serial numbers that it has revoked, to be renewed before a year begins.
+    pub(crate) fn revoke(
+        &self,
+        serials: &[u64],
+        year: i32,
+    ) -> CertificateRevocationListDer<'static> {
+        let params = CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2020, 1, 1),
+            next_update: rcgen::date_time_ymd(year, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials
+                .iter()
+                .map(|serial| RevokedCertParams {
+                    serial_number: SerialNumber::from(*serial),
+                    revocation_time: rcgen::date_time_ymd(2020, 1, 1),
+                    reason_code: None,
+                    invalidity_date: None,
+                })
+                .collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().der().clone()
+    }
+}
+
+/// A key as rustls uses it.
+pub(crate) fn signing_key(key: &KeyPair) -> Arc<dyn SigningKey> {
+    let der = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    aws_lc_rs::sign::any_supported_type(&der).unwrap()
 }
 
 /// Believes every certificate, but knows only some signatures.

@@ -19,6 +19,7 @@
 mod architecture;
 mod backends;
 mod cli;
+mod client_auth;
 mod framing;
 mod grpc;
 mod headers;

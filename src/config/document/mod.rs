@@ -173,6 +173,21 @@ pub(super) struct ListenerDocument {
     pub(super) compression: Option<CompressionDocument>,
     /// `[listener.headers]`
     pub(super) headers: Option<HeadersDocument>,
+    /// `[listener.client_auth]`
+    pub(super) client_auth: Option<ClientAuthDocument>,
+}
+
+/// `[listener.client_auth]`
+#[derive(Debug)]
+pub(super) struct ClientAuthDocument {
+    /// Where the table stands.
+    pub(super) origin: Origin,
+    /// `ca`
+    pub(super) ca: Field<Vec<Written<String>>>,
+    /// `crl`
+    pub(super) crl: Field<Vec<Written<String>>>,
+    /// `mode`
+    pub(super) mode: Field<String>,
 }
 
 /// `[listener.compression]`
@@ -346,6 +361,18 @@ fn read_listener(table: &mut Reader<'_, '_>) -> ListenerDocument {
         headers: table
             .table("headers", &keys::HEADERS)
             .map(|mut table| read_headers(&mut table)),
+        client_auth: table
+            .table("client_auth", &keys::CLIENT_AUTH)
+            .map(|mut table| read_client_auth(&mut table)),
+    }
+}
+
+fn read_client_auth(table: &mut Reader<'_, '_>) -> ClientAuthDocument {
+    ClientAuthDocument {
+        origin: table.origin(),
+        ca: table.list("ca"),
+        crl: table.list("crl"),
+        mode: table.leaf("mode"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What only an HTTPS listener has, and `[listener.compression]`.
+//! What only an HTTPS listener has, and `[listener.compression]`; `[listener.client_auth]` is apart.
 
 use super::{Resolver, Scope, switch};
 use crate::config::defaults;
@@ -23,10 +23,12 @@ impl Resolver<'_> {
             Some(Written { value: false, .. }) => Http2::Off,
             None => defaults::HTTP2,
         };
+        let client_auth = self.client_auth(written.client_auth.as_ref());
         Some(HttpsPlan {
             certificates: certificates?,
             tls_policy: tls_policy?,
             http2,
+            client_auth: client_auth?,
         })
     }
 
@@ -36,11 +38,13 @@ impl Resolver<'_> {
         let tls_policy = written.tls_policy.given().map(|written| &written.origin);
         let strict = written.tls_policy_strict.given();
         let http2 = written.http2.given().map(|written| &written.origin);
+        let client_auth = written.client_auth.as_ref().map(|table| &table.origin);
         for (key, origin) in [
             ("certificates", certificates),
             ("tls_policy", tls_policy),
             ("tls_policy_strict", strict.map(|written| &written.origin)),
             ("http2", http2),
+            ("client_auth", client_auth),
         ] {
             if let Some(origin) = origin {
                 self.report
