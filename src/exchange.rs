@@ -280,6 +280,9 @@ impl ResponseBody {
         exchange: Exchange,
         pace: Option<Rc<StreamPace>>,
     ) -> Self {
+        if let Some(pace) = &pace {
+            pace.answered();
+        }
         let content = match compression {
             Some((algorithm, settings)) => {
                 Content::Compressed(Box::new(CompressedBody::new(body, algorithm, settings)))
@@ -310,12 +313,13 @@ impl ResponseBody {
         };
         match frame {
             Some(Ok(frame)) => {
-                exchange.carried(0, frame.data_ref().map_or(0, |data| data.len() as u64));
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                exchange.carried(0, length as u64);
                 if let Some(trailers) = frame.trailers_mut() {
                     hop_by_hop::clean_trailers(trailers);
                 }
                 if let Some(pace) = &self.pace {
-                    pace.handed_over();
+                    pace.handed_over(length);
                 }
             }
             Some(Err(error)) => {

@@ -15,7 +15,6 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 
 use crate::backend::http1::download::AnswerBody;
 use crate::backend::http1::request::{BackendVersion, BodyFraming};
@@ -29,6 +28,7 @@ use crate::failure::Failure;
 use crate::http::http2::{Companion, Parting, StreamPace};
 use crate::http::reply::{Afterwards, reply};
 use crate::http::request::{self, Continue, Host, MAX_BODY};
+use crate::http::taken_over::TakenOver;
 use crate::http::tunnel::Ending;
 use crate::transform::compression::negotiate::{self, Accepted, Decision};
 use crate::transform::{hop_by_hop, websocket};
@@ -64,7 +64,7 @@ pub async fn handle(
                 let tunnel = Tunnel::new(backend, exchange, retiree);
                 match pace.zip(parts.extensions.remove::<OnUpgrade>()) {
                     None => switch(head, tunnel, &connection),
-                    Some((pace, stream)) => take_over(head, tunnel, stream, &pace, connection),
+                    Some((pace, stream)) => take_over(head, tunnel, stream, pace, connection),
                 }
             }
             Err(failure) => {
@@ -339,7 +339,7 @@ fn take_over(
     head: AnswerHead,
     mut tunnel: Tunnel,
     stream: OnUpgrade,
-    pace: &StreamPace,
+    pace: Rc<StreamPace>,
     connection: Rc<Connection>,
 ) -> Response<ResponseBody> {
     tunnel.exchange.answered(StatusCode::OK);
@@ -347,12 +347,14 @@ fn take_over(
     *response.headers_mut() = head.headers;
     hop_by_hop::clean_response(response.headers_mut());
     websocket::translate_answer(response.headers_mut());
+    pace.answered();
+    let sent = Rc::clone(&pace);
     pace.accompany(Companion::Tunnel(Box::pin(async move {
         let Ok(stream) = stream.await else {
             tunnel.exchange.failed(Failure::ClientGone);
             return Parting::Reset;
         };
-        let mut stream = TokioIo::new(stream);
+        let mut stream = TakenOver::new(stream, sent);
         // The connection's end ends its streams: nobody else is to be woken.
         match tunnel
             .carry(&mut stream, Bytes::new(), &connection, |_| {})

@@ -139,9 +139,14 @@ async fn serve_http1(stream: Box<ClientStream>, connection: Rc<Connection>) {
 async fn serve_http2(stream: Box<ClientStream>, connection: Rc<Connection>) {
     let listener = connection.view().listener;
     let activity = Rc::clone(&connection.activity);
+    let client = connection.client;
     let handle = move |request, pace| proxy::handle(request, Rc::clone(&connection), Some(pace));
     let timeouts = &listener.plan.timeouts;
     match http2::serve(stream, &activity, timeouts, handle, Worker::spawn_boxed).await {
+        (http2::Ending::Flooded(reason), _) => {
+            tracing::info!(target: "lockgate::http2", %client, listener = %listener.name, %reason,
+                "closed: the client floods");
+        }
         // What was sent last may still be on its way.
         (http2::Ending::Done, Some(stream)) => linger::linger(stream, &activity).await,
         (http2::Ending::Done, None) | (http2::Ending::Broken | http2::Ending::Stalled, _) => {}

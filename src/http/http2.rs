@@ -2,7 +2,7 @@
 //!
 //! hyper serves it; each stream is a task of its own. What hyper does not limit is limited here: a
 //! client that opens no stream (http2_idle_timeout), that never begins (header_timeout), that takes
-//! nothing from the socket, or that takes nothing on one stream (request_timeout): the last is found by
+//! nothing from the socket, that floods (`allowance`), or that takes nothing on one stream (request_timeout): the last is found by
 //! the stream's own task, which is dropped, and that resets the stream.
 
 use std::cell::{Cell, RefCell};
@@ -22,11 +22,14 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::time::Instant;
+use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, timeout};
 
 use super::MAX_HEAD;
 use super::activity::{Activity, Closing, Phase};
-use super::io::SharedStream;
+use super::allowance::{Allowance, Flood};
+use super::io::{Lent, SharedStream};
+use super::linger;
 use crate::config::plan::Timeouts;
 use crate::stream::{ClientStream, Meter};
 use crate::task::Spawn;
@@ -43,11 +46,13 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// How long a connection may take to end once it was told to and has no stream left: time for its client
 /// to take what is buffered. A client that goes on sending PINGs gains nothing.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// What h2 itself takes for a flood; which it was, only the client is told, in the GOAWAY.
+const H2_LIMITS: &str = "too many resets, CONTINUATION frames or DATA frames without content (h2)";
 
 /// What the handler of one stream tells its task: the pace of the client, noted by the response body,
 /// and what the task is to do besides.
-#[derive(Default)]
 pub struct StreamPace {
+    allowance: Rc<Allowance>,
     waiting_since: Cell<Option<Instant>>,
     companion: RefCell<Option<Companion>>,
 }
@@ -78,9 +83,28 @@ impl fmt::Debug for StreamPace {
 }
 
 impl StreamPace {
+    fn new(allowance: &Rc<Allowance>) -> Self {
+        Self {
+            allowance: Rc::clone(allowance),
+            waiting_since: Cell::new(None),
+            companion: RefCell::new(None),
+        }
+    }
+
+    /// The answer begins.
+    pub fn answered(&self) {
+        self.allowance.answered();
+    }
+
     /// A piece of the body was handed over.
-    pub fn handed_over(&self) {
+    pub fn handed_over(&self, bytes: usize) {
+        self.allowance.carried(bytes);
         self.waiting_since.set(Some(Instant::now()));
+    }
+
+    /// So many bytes of a tunnel go out.
+    pub fn carried(&self, bytes: usize) {
+        self.allowance.carried(bytes);
     }
 
     /// The next piece is asked for: the client has made room.
@@ -95,7 +119,7 @@ impl StreamPace {
 }
 
 /// Why a connection has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// It was closed by either side, as the protocol asks for, or was idle for too long.
     Done,
@@ -103,6 +127,8 @@ pub enum Ending {
     Broken,
     /// The client takes nothing any more.
     Stalled,
+    /// The client sends what makes work and carries nothing, for this reason.
+    Flooded(String),
 }
 
 /// Serves requests on `stream` until it ends; `spawn` runs a stream's task.
@@ -127,6 +153,7 @@ where
         activity,
         timeouts,
     };
+    let allowance = Rc::<Allowance>::default();
     let fresh: Rc<RefCell<Option<Rc<StreamPace>>>> = Rc::default();
     let tasks = Tasks {
         spawn,
@@ -136,12 +163,12 @@ where
     };
     let service = service_fn(|request| {
         activity.exchange_began();
-        let pace = Rc::<StreamPace>::default();
+        let pace = Rc::new(StreamPace::new(&allowance));
         *fresh.borrow_mut() = Some(Rc::clone(&pace));
         handle(request, pace)
     });
-    let (lent, stream) = SharedStream::lend(stream);
-    let mut http = Box::pin(builder(tasks).serve_connection(TokioIo::new(lent), service));
+    let (shared, lent) = SharedStream::lend(stream, Rc::clone(&allowance));
+    let mut http = Box::pin(builder(tasks).serve_connection(TokioIo::new(shared), service));
     let mut timer = LazyTimer::new();
     let mut told_at: Option<Instant> = None;
     let ending = poll_fn(|cx| {
@@ -157,11 +184,7 @@ where
                 Closing::Graceful => {}
             }
             if let Poll::Ready(result) = http.as_mut().poll(cx) {
-                return Poll::Ready(if result.is_ok() {
-                    Ending::Done
-                } else {
-                    Ending::Broken
-                });
+                return Poll::Ready(ending(result));
             }
             let Some((deadline, ending)) = pace.next_deadline(told_at) else {
                 return Poll::Pending;
@@ -170,13 +193,58 @@ where
             match ending {
                 // Too long idle: a GOAWAY, and a moment for the client to see it.
                 Ending::Done => activity.close(Closing::Graceful),
-                Ending::Broken | Ending::Stalled => return Poll::Ready(ending),
+                Ending::Broken | Ending::Stalled | Ending::Flooded(_) => {
+                    return Poll::Ready(ending);
+                }
             }
         }
     })
     .await;
     drop(http);
-    (ending, Rc::into_inner(stream).map(RefCell::into_inner))
+    take_back(lent, ending).await
+}
+
+/// The stream of a connection that has ended, unless its client was cut off.
+async fn take_back(lent: Rc<RefCell<Lent>>, ending: Ending) -> (Ending, Option<Box<ClientStream>>) {
+    let Some(lent) = Rc::into_inner(lent).map(RefCell::into_inner) else {
+        return (ending, None);
+    };
+    match lent.flood() {
+        None => (ending, Some(lent.stream)),
+        Some(flood) => {
+            say_last_words(lent, flood).await;
+            (Ending::Flooded(flood.to_string()), None)
+        }
+    }
+}
+
+/// What hyper's result means. h2 ends some floods by itself, and says so to the client.
+fn ending(result: hyper::Result<()>) -> Ending {
+    let Err(error) = result else {
+        return Ending::Done;
+    };
+    let mut source = error.source();
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<h2::Error>()
+            && error.is_library()
+            && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
+        {
+            return Ending::Flooded(H2_LIMITS.to_owned());
+        }
+        source = error.source();
+    }
+    Ending::Broken
+}
+
+/// Tells a client that floods why its connection ends, and reads no more of what it sends.
+async fn say_last_words(mut lent: Lent, flood: Flood) {
+    let words = lent.last_words(flood);
+    let say = async {
+        lent.stream.write_all(&words).await?;
+        lent.stream.shutdown().await
+    };
+    // It is closed in any case.
+    let _ = timeout(linger::GOODBYE, say).await;
 }
 
 /// What a connection's next deadline depends on.

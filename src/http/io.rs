@@ -1,18 +1,20 @@
-//! The stream as hyper's HTTP/1 server sees it.
+//! The stream as hyper's servers see it.
 //!
-//! Bytes that were read before (by a parked connection, or left over by an earlier hyper) come first;
-//! arriving bytes are noted; shutting down only flushes, so that the stream can be taken back.
+//! HTTP/1: bytes that were read before (by a parked connection, or left over by an earlier hyper) come
+//! first, and arriving bytes are noted. HTTP/2: the client's frames are charged to its allowance. Shutting
+//! down only flushes, so that the stream can be taken back.
 
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::activity::Activity;
+use super::allowance::{Allowance, Flood, Walker, goaway};
 use crate::stream::ClientStream;
 
 /// A client's stream, lent to hyper.
@@ -93,13 +95,68 @@ impl AsyncWrite for HttpIo {
 
 /// A client's stream, lent to hyper's HTTP/2 server, which does not give back what it was given.
 #[derive(Debug)]
-pub(super) struct SharedStream(Rc<RefCell<Box<ClientStream>>>);
+pub(super) struct SharedStream(Rc<RefCell<Lent>>);
+
+/// A stream that is lent out, and what is known of what passed over it.
+#[derive(Debug)]
+pub(super) struct Lent {
+    /// The stream.
+    pub(super) stream: Box<ClientStream>,
+    walker: Walker,
+    allowance: Rc<Allowance>,
+    flood: Option<Flood>,
+    written: Written,
+}
+
+/// Where the frames that are sent stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Written {
+    /// hyper hands over whole frames, and all of the last ones were taken.
+    Whole,
+    /// The rest of a frame is still to come.
+    InPart,
+}
 
 impl SharedStream {
-    /// Lends `stream`; the other handle is what it is taken back by.
-    pub(super) fn lend(stream: Box<ClientStream>) -> (Self, Rc<RefCell<Box<ClientStream>>>) {
-        let stream = Rc::new(RefCell::new(stream));
-        (Self(Rc::clone(&stream)), stream)
+    /// Lends `stream`, whose client's frames are charged to `allowance`; the other handle is what it is taken
+    /// back by.
+    pub(super) fn lend(
+        stream: Box<ClientStream>,
+        allowance: Rc<Allowance>,
+    ) -> (Self, Rc<RefCell<Lent>>) {
+        let lent = Rc::new(RefCell::new(Lent {
+            stream,
+            walker: Walker::new(),
+            allowance,
+            flood: None,
+            written: Written::Whole,
+        }));
+        (Self(Rc::clone(&lent)), lent)
+    }
+}
+
+impl Lent {
+    /// The flood that made reading fail.
+    pub(super) fn flood(&self) -> Option<Flood> {
+        self.flood
+    }
+
+    /// What can still be said to a client that floods: nothing in the middle of a frame.
+    pub(super) fn last_words(&self, flood: Flood) -> Vec<u8> {
+        match self.written {
+            Written::Whole => goaway(flood, self.walker.last_stream()),
+            Written::InPart => Vec::new(),
+        }
+    }
+
+    fn wrote(&mut self, poll: &Poll<io::Result<usize>>, given: usize) {
+        if let Poll::Ready(Ok(taken)) = poll {
+            self.written = if *taken == given {
+                Written::Whole
+            } else {
+                Written::InPart
+            };
+        }
     }
 }
 
@@ -109,7 +166,15 @@ impl AsyncRead for SharedStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(self.0.borrow_mut().as_mut()).poll_read(cx, buf)
+        let lent = &mut *self.0.borrow_mut();
+        let before = buf.filled().len();
+        ready!(Pin::new(lent.stream.as_mut()).poll_read(cx, buf))?;
+        let came = buf.filled().get(before..).unwrap_or(b"");
+        if let Err(flood) = lent.walker.pass(came, &lent.allowance) {
+            lent.flood = Some(flood);
+            return Poll::Ready(Err(io::Error::other(flood)));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -119,7 +184,10 @@ impl AsyncWrite for SharedStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(self.0.borrow_mut().as_mut()).poll_write(cx, buf)
+        let mut lent = self.0.borrow_mut();
+        let poll = Pin::new(lent.stream.as_mut()).poll_write(cx, buf);
+        lent.wrote(&poll, buf.len());
+        poll
     }
 
     fn poll_write_vectored(
@@ -127,7 +195,10 @@ impl AsyncWrite for SharedStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(self.0.borrow_mut().as_mut()).poll_write_vectored(cx, bufs)
+        let mut lent = self.0.borrow_mut();
+        let poll = Pin::new(lent.stream.as_mut()).poll_write_vectored(cx, bufs);
+        lent.wrote(&poll, bufs.iter().map(|buf| buf.len()).sum());
+        poll
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -135,7 +206,7 @@ impl AsyncWrite for SharedStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.0.borrow_mut().as_mut()).poll_flush(cx)
+        Pin::new(self.0.borrow_mut().stream.as_mut()).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -2,12 +2,14 @@
 //! requests are well formed, and the answers that lockgate makes itself.
 
 pub mod activity;
+pub mod allowance;
 pub mod http1;
 pub mod http2;
 mod io;
 pub mod linger;
 pub mod reply;
 pub mod request;
+pub mod taken_over;
 pub mod tunnel;
 
 /// The largest request head, in bytes (alb.md decision 18): more is answered 431.

@@ -20,6 +20,7 @@ mod architecture;
 mod backends;
 mod cli;
 mod client_auth;
+mod floods;
 mod framing;
 mod grpc;
 mod headers;

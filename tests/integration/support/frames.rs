@@ -14,6 +14,8 @@ use super::within;
 pub(crate) const DATA: u8 = 0;
 /// HEADERS (section 6.2)
 pub(crate) const HEADERS: u8 = 1;
+/// PRIORITY (section 6.3)
+pub(crate) const PRIORITY: u8 = 2;
 /// RST_STREAM (section 6.4)
 pub(crate) const RST_STREAM: u8 = 3;
 /// SETTINGS (section 6.5)
@@ -24,6 +26,8 @@ pub(crate) const PING: u8 = 6;
 pub(crate) const GOAWAY: u8 = 7;
 /// WINDOW_UPDATE (section 6.9)
 pub(crate) const WINDOW_UPDATE: u8 = 8;
+/// CONTINUATION (section 6.10)
+pub(crate) const CONTINUATION: u8 = 9;
 
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
@@ -67,23 +71,18 @@ impl Frames {
             seen: Vec::new(),
             room: HashMap::from([(0, 65_535)]),
         };
-        frames.bytes(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+        frames.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
         frames.send(SETTINGS, 0, 0, &[]).await;
         frames
     }
 
     /// Sends a frame.
     pub(crate) async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let mut frame = length[1..].to_vec();
-        frame.extend([kind, flags]);
-        frame.extend(stream.to_be_bytes());
-        frame.extend(payload);
         if kind == DATA {
             *self.room(0) -= payload.len() as i64;
             *self.room(stream) -= payload.len() as i64;
         }
-        self.bytes(&frame).await;
+        self.write(&encode(kind, flags, stream, payload)).await;
     }
 
     /// Sends a GET without a body.
@@ -107,21 +106,14 @@ impl Frames {
 
     /// Asks for a WebSocket (RFC 8441).
     pub(crate) async fn connect(&mut self, stream: u32, path: &str) {
-        let mut block = Vec::new();
-        for (name, value) in [
+        let block = literal(&[
             (":method", "CONNECT"),
             (":protocol", "websocket"),
             (":scheme", "https"),
             (":path", path),
             (":authority", "localhost"),
             ("sec-websocket-version", "13"),
-        ] {
-            block.push(0);
-            for text in [name, value] {
-                block.push(u8::try_from(text.len()).unwrap());
-                block.extend(text.as_bytes());
-            }
-        }
+        ]);
         self.send(HEADERS, END_HEADERS, stream, &block).await;
     }
 
@@ -236,9 +228,36 @@ impl Frames {
         })
     }
 
-    async fn bytes(&mut self, bytes: &[u8]) {
-        // The proxy may have closed: what it said before is still to be read.
-        let _ = self.stream.write_all(bytes).await;
-        let _ = self.stream.flush().await;
+    /// Sends bytes. Whether they were taken: the proxy may have closed, and what it said before is still to
+    /// be read.
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> bool {
+        let write = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
+        within("the proxy reads, or closes", write).await.is_ok()
     }
+}
+
+/// A frame as it is sent.
+pub(crate) fn encode(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// A header block of literals that are neither indexed nor compressed (RFC 7541 section 6.2.2).
+pub(crate) fn literal(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        block.push(0);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend(text.as_bytes());
+        }
+    }
+    block
 }

@@ -167,6 +167,16 @@ impl Raw {
         Some(String::from_utf8_lossy(&head).into_owned())
     }
 
+    /// The next head on a connection that may be idle for as long as it likes.
+    pub(crate) async fn read_head_unhurried(&mut self) -> Option<String> {
+        while self.buffer.is_empty() {
+            if !matches!(self.fill().await, Ok(1..)) {
+                return None;
+            }
+        }
+        self.read_head().await
+    }
+
     /// A whole request; `None` if the stream ends before.
     pub(crate) async fn read_request(&mut self) -> Option<Message> {
         let head = self.read_head().await?;
