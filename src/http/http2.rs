@@ -165,7 +165,8 @@ where
         activity.exchange_began();
         let pace = Rc::new(StreamPace::new(&allowance));
         *fresh.borrow_mut() = Some(Rc::clone(&pace));
-        handle(request, pace)
+        // Boxed at once: hyper moves it several times before it runs.
+        Box::pin(handle(request, pace))
     });
     let (shared, lent) = SharedStream::lend(stream, Rc::clone(&allowance));
     let mut http = Box::pin(builder(tasks).serve_connection(TokioIo::new(shared), service));
@@ -183,8 +184,8 @@ where
                 }
                 Closing::Graceful => {}
             }
-            if let Poll::Ready(result) = http.as_mut().poll(cx) {
-                return Poll::Ready(ending(result));
+            if let Poll::Ready(ending) = poll_http(http.as_mut(), &lent, cx) {
+                return Poll::Ready(ending);
             }
             let Some((deadline, ending)) = pace.next_deadline(told_at) else {
                 return Poll::Pending;
@@ -204,13 +205,29 @@ where
     take_back(lent, ending).await
 }
 
+/// Lets hyper do what it can, then sends what it has written meanwhile.
+fn poll_http(
+    http: Pin<&mut impl Future<Output = hyper::Result<()>>>,
+    lent: &RefCell<Lent>,
+    cx: &mut Context<'_>,
+) -> Poll<Ending> {
+    if let Poll::Ready(result) = http.poll(cx) {
+        return Poll::Ready(ending(result));
+    }
+    // What the client does not take now goes out when it does; the stall limit watches.
+    match lent.borrow_mut().stream.poll_send(cx) {
+        Poll::Ready(Err(_)) => Poll::Ready(Ending::Broken),
+        Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+    }
+}
+
 /// The stream of a connection that has ended, unless its client was cut off.
 async fn take_back(lent: Rc<RefCell<Lent>>, ending: Ending) -> (Ending, Option<Box<ClientStream>>) {
     let Some(lent) = Rc::into_inner(lent).map(RefCell::into_inner) else {
         return (ending, None);
     };
     match lent.flood() {
-        None => (ending, Some(lent.stream)),
+        None => (ending, Some(lent.stream.into_inner())),
         Some(flood) => {
             say_last_words(lent, flood).await;
             (Ending::Flooded(flood.to_string()), None)
@@ -241,7 +258,8 @@ async fn say_last_words(mut lent: Lent, flood: Flood) {
     let words = lent.last_words(flood);
     let say = async {
         lent.stream.write_all(&words).await?;
-        lent.stream.shutdown().await
+        lent.stream.shutdown().await?;
+        lent.stream.into_inner().shutdown().await
     };
     // It is closed in any case.
     let _ = timeout(linger::GOODBYE, say).await;

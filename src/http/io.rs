@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::activity::Activity;
 use super::allowance::{Allowance, Flood, Walker, goaway};
+use super::gather::Gather;
 use crate::stream::ClientStream;
 
 /// A client's stream, lent to hyper.
@@ -101,7 +102,7 @@ pub(super) struct SharedStream(Rc<RefCell<Lent>>);
 #[derive(Debug)]
 pub(super) struct Lent {
     /// The stream.
-    pub(super) stream: Box<ClientStream>,
+    pub(super) stream: Gather<Box<ClientStream>>,
     walker: Walker,
     allowance: Rc<Allowance>,
     flood: Option<Flood>,
@@ -125,7 +126,7 @@ impl SharedStream {
         allowance: Rc<Allowance>,
     ) -> (Self, Rc<RefCell<Lent>>) {
         let lent = Rc::new(RefCell::new(Lent {
-            stream,
+            stream: Gather::new(stream),
             walker: Walker::new(),
             allowance,
             flood: None,
@@ -168,7 +169,7 @@ impl AsyncRead for SharedStream {
     ) -> Poll<io::Result<()>> {
         let lent = &mut *self.0.borrow_mut();
         let before = buf.filled().len();
-        ready!(Pin::new(lent.stream.as_mut()).poll_read(cx, buf))?;
+        ready!(Pin::new(&mut lent.stream).poll_read(cx, buf))?;
         let came = buf.filled().get(before..).unwrap_or(b"");
         if let Err(flood) = lent.walker.pass(came, &lent.allowance) {
             lent.flood = Some(flood);
@@ -185,7 +186,7 @@ impl AsyncWrite for SharedStream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let mut lent = self.0.borrow_mut();
-        let poll = Pin::new(lent.stream.as_mut()).poll_write(cx, buf);
+        let poll = Pin::new(&mut lent.stream).poll_write(cx, buf);
         lent.wrote(&poll, buf.len());
         poll
     }
@@ -196,7 +197,7 @@ impl AsyncWrite for SharedStream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let mut lent = self.0.borrow_mut();
-        let poll = Pin::new(lent.stream.as_mut()).poll_write_vectored(cx, bufs);
+        let poll = Pin::new(&mut lent.stream).poll_write_vectored(cx, bufs);
         lent.wrote(&poll, bufs.iter().map(|buf| buf.len()).sum());
         poll
     }
@@ -206,10 +207,10 @@ impl AsyncWrite for SharedStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.0.borrow_mut().stream.as_mut()).poll_flush(cx)
+        Pin::new(&mut self.0.borrow_mut().stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_flush(cx)
+        Pin::new(&mut self.0.borrow_mut().stream).poll_shutdown(cx)
     }
 }

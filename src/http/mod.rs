@@ -3,6 +3,7 @@
 
 pub mod activity;
 pub mod allowance;
+mod gather;
 pub mod http1;
 pub mod http2;
 mod io;
