@@ -16,10 +16,9 @@ use http_body_util::Full;
 
 use lockgate::addr::ClientAddr;
 use lockgate::config::plan::{
-    Algorithm, ClientIpSettings, CompressionSettings, ForwardedFor, HeadersPlan, PeerTrust, Switch,
-    Trusted, UnknownLength,
+    Algorithm, CompressionSettings, ForwardedFor, HeadersPlan, Switch, UnknownLength,
 };
-use lockgate::transform::client_ip;
+use lockgate::transform::client_ip::{ClientIpPolicy, PeerTrust, Trusted};
 use lockgate::transform::compression::body::CompressedBody;
 use lockgate::transform::compression::negotiate::{Accepted, Decision};
 use lockgate::transform::forwarded::{ClientValues, ForwardedHeaders, Proto};
@@ -64,10 +63,9 @@ fn headers(c: &mut Criterion) {
         ForwardedHeaders::new(plan, Proto::Https, 443, HeaderValue::from_static("alb-1"));
     let client = ClientValues::new(peer);
     let host = HeaderValue::from_static("www.example.com");
-    let trusted = ["10.0.0.0/8", "2001:db8::/32"].map(|text| text.parse().unwrap());
-    let settings = ClientIpSettings {
+    let policy = ClientIpPolicy {
         header: HeaderName::from_static("x-forwarded-for"),
-        trusted: Trusted::new(&trusted),
+        trusted: Trusted::parse(["10.0.0.0/8", "2001:db8::/32"]).unwrap(),
         peer_trust: PeerTrust::Required,
     };
     c.bench_function("clean_request", |b| {
@@ -82,7 +80,7 @@ fn headers(c: &mut Criterion) {
     });
     let headers = request();
     c.bench_function("client_ip", |b| {
-        b.iter(|| client_ip::retrieve(&settings, black_box(&headers), peer))
+        b.iter(|| policy.retrieve(black_box(&headers), peer))
     });
 }
 

@@ -2,11 +2,9 @@
 //!
 //! The transport reads ahead (rustls asks for 4 KiB at a time) into a buffer that its thread lends it
 //! only while it holds bytes, tells plain HTTP from TLS by the first byte, and notes when the client
-//! last took or gave a byte, so that others can judge who is slow. What stands before TLS can be looked
-//! at and taken out of that buffer, and nothing behind it.
+//! last took or gave a byte, so that others can judge who is slow.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -101,6 +99,8 @@ pub struct Transport {
     filled: usize,
     expect: Expect,
     ending: Ending,
+    /// The last read found nothing, and the layers above hold nothing either.
+    drained: bool,
     meter: Rc<Meter>,
 }
 
@@ -123,6 +123,7 @@ impl Transport {
             filled: 0,
             expect,
             ending: Ending::Drop,
+            drained: false,
             meter: Rc::default(),
         }
     }
@@ -138,35 +139,15 @@ impl Transport {
         self.ending = Ending::HalfClose;
     }
 
-    /// What has been read ahead and not been handed out yet.
-    pub fn unread(&self) -> &[u8] {
-        self.ahead
-            .get(self.position..self.filled)
-            .unwrap_or_default()
-    }
-
-    /// Reads more, behind what is unread; says how many bytes came, none at the end.
-    pub async fn read_ahead(&mut self) -> io::Result<usize> {
-        poll_fn(|cx| self.poll_fill(cx)).await
-    }
-
-    /// Passes over the first `n` unread bytes.
-    pub fn skip(&mut self, n: usize) {
-        self.position = (self.position + n).min(self.filled);
-        self.give_back_empty();
-    }
-
-    /// Hands out what has been read ahead.
+    /// Hands out what has been read ahead; an empty buffer goes back to the thread.
     fn take_ahead(&mut self, buf: &mut ReadBuf<'_>) {
-        let n = self.unread().len().min(buf.remaining());
-        if let Some(bytes) = self.unread().get(..n) {
-            buf.put_slice(bytes);
+        if let Some(bytes) = self.ahead.get(self.position..self.filled) {
+            let n = bytes.len().min(buf.remaining());
+            if let Some(bytes) = bytes.get(..n) {
+                buf.put_slice(bytes);
+            }
+            self.position += n;
         }
-        self.skip(n);
-    }
-
-    /// An empty buffer goes back to the thread.
-    fn give_back_empty(&mut self) {
         if self.position == self.filled {
             self.position = 0;
             self.filled = 0;
@@ -181,30 +162,40 @@ impl Transport {
         }
     }
 
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Ready if there is something to read.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.filled > 0 {
+            return Poll::Ready(Ok(()));
+        }
+        self.tcp.poll_read_ready(cx)
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // No buffer is taken before there is something to read: idle connections hold none.
         ready!(self.tcp.poll_read_ready(cx))?;
-        if self.filled == 0 {
-            self.ahead = SPARE
-                .with_borrow_mut(Vec::pop)
-                .unwrap_or_else(|| vec![0; READ_AHEAD]);
-        }
-        let room = self.ahead.get_mut(self.filled..).unwrap_or_default();
-        let mut read = ReadBuf::new(room);
+        let mut buffer = SPARE
+            .with_borrow_mut(Vec::pop)
+            .unwrap_or_else(|| vec![0; READ_AHEAD]);
+        let mut read = ReadBuf::new(&mut buffer);
         let poll = Pin::new(&mut self.tcp).poll_read(cx, &mut read);
-        let n = read.filled().len();
-        self.filled += n;
-        self.give_back_empty();
+        let filled = read.filled().len();
+        self.ahead = buffer;
+        self.position = 0;
+        self.filled = filled;
+        if filled == 0 {
+            self.take_ahead(&mut ReadBuf::new(&mut []));
+        }
         self.meter
             .received
-            .set(self.meter.received.get() + n as u64);
-        poll.map_ok(|()| n)
+            .set(self.meter.received.get() + filled as u64);
+        poll
     }
 }
 
 impl Drop for Transport {
     fn drop(&mut self) {
-        self.skip(self.filled);
+        self.position = self.filled;
+        self.take_ahead(&mut ReadBuf::new(&mut []));
     }
 }
 
@@ -217,14 +208,14 @@ impl AsyncRead for Transport {
         let this = &mut *self;
         if this.filled == 0 {
             ready!(this.poll_fill(cx))?;
-        }
-        if this.expect == Expect::TlsRecord
-            && let Some(first) = this.unread().first()
-        {
-            let is_letter = first.is_ascii_alphabetic();
-            this.expect = Expect::Anything;
-            if is_letter {
-                return Poll::Ready(Err(io::Error::other(PlainHttp)));
+            if this.expect == Expect::TlsRecord
+                && let Some(first) = this.ahead.get(..this.filled).and_then(<[u8]>::first)
+            {
+                let is_letter = first.is_ascii_alphabetic();
+                this.expect = Expect::Anything;
+                if is_letter {
+                    return Poll::Ready(Err(io::Error::other(PlainHttp)));
+                }
             }
         }
         this.take_ahead(buf);
@@ -332,7 +323,16 @@ impl AsyncRead for ClientStream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => {
+                // HTTP reads again and again to learn that the client is gone. Where TLS had nothing, the socket
+                // is asked first: TLS would do the same, by a longer way.
+                if stream.get_ref().0.drained {
+                    ready!(stream.get_ref().0.poll_readable(cx))?;
+                }
+                let poll = Pin::new(&mut *stream).poll_read(cx, buf);
+                stream.get_mut().0.drained = poll.is_pending();
+                poll
+            }
         }
     }
 }

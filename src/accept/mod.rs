@@ -1,4 +1,3 @@
 //! The room of the sockets: where clients come in.
 
-pub mod proxy_protocol;
 pub mod tcp;

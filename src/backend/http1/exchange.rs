@@ -111,7 +111,8 @@ pub struct Exchange {
     pub upload: Upload,
     kind: RequestKind,
     limit: Duration,
-    last_progress: Instant,
+    /// Since when neither side has done anything; absent while something happens.
+    waiting_since: Option<Instant>,
     interim: usize,
     answered: usize,
 }
@@ -129,7 +130,7 @@ impl Exchange {
             upload,
             kind,
             limit,
-            last_progress: Instant::now(),
+            waiting_since: None,
             interim: 0,
             answered: 0,
         }
@@ -154,7 +155,7 @@ impl Exchange {
                 .poll(&mut self.connection, cx)
                 .map_err(ExchangeError::Upload)?;
             if self.upload.moved() != moved {
-                self.last_progress = Instant::now();
+                self.waiting_since = None;
             }
             match self.poll_answer(cx)? {
                 Poll::Ready(Some(answered)) => return Poll::Ready(Ok(answered)),
@@ -163,7 +164,7 @@ impl Exchange {
                 Poll::Pending => match ready!(self.poll_deadline(uploaded, cx)) {
                     Ok(()) => {
                         self.upload.permit();
-                        self.last_progress = Instant::now();
+                        self.waiting_since = None;
                     }
                     Err(error) => return Poll::Ready(Err(error)),
                 },
@@ -200,7 +201,7 @@ impl Exchange {
                 Poll::Ready(Ok(0)) => return Err(ExchangeError::Closed(None)),
                 Poll::Ready(Ok(n)) => {
                     self.answered += n;
-                    self.last_progress = Instant::now();
+                    self.waiting_since = None;
                 }
                 Poll::Ready(Err(error)) => return Err(ExchangeError::Closed(Some(error))),
             }
@@ -228,7 +229,8 @@ impl Exchange {
             Uploaded::AwaitsPermission => PERMISSION_WAIT.min(self.limit),
             Uploaded::All | Uploaded::AwaitsClient | Uploaded::AwaitsBackend => self.limit,
         };
-        ready!(self.connection.timer.poll(self.last_progress + limit, cx));
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        ready!(self.connection.timer.poll(since + limit, cx));
         Poll::Ready(match uploaded {
             Uploaded::AwaitsPermission => Ok(()),
             Uploaded::AwaitsClient => Err(ExchangeError::ClientTimeout),
