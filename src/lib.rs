@@ -41,6 +41,7 @@
 //!   Workers share the published generation and a few atomics; nothing on the request path takes a lock.
 //! - **hyper serves clients; the exchange with backends is our own**, driven inside the request's task: no
 //!   connection task, no channel. It knows exactly what was sent when something fails, so retries are safe.
+//!   Only a connection to a gRPC server has a task, since many exchanges share it.
 //! - **Idle connections are parked**: hyper is taken down and its buffers freed 100 ms after the last
 //!   answer; the next byte brings it back. Deadlines are lazy timers that stay armed ([`timer`]).
 //! - An accepted socket may be handed, before TLS, to the worker with the fewest connections.

@@ -145,6 +145,7 @@ impl From<&ExchangeError> for Failure {
     fn from(error: &ExchangeError) -> Self {
         match error {
             ExchangeError::Upload(UploadError::TooLarge) => Self::BodyTooLarge,
+            ExchangeError::Upload(UploadError::TooManyTrailers) => Self::HeadTooLarge,
             ExchangeError::Upload(UploadError::Client(_) | UploadError::Length) => {
                 Self::BodyMalformed
             }

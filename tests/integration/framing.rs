@@ -894,6 +894,20 @@ async fn http2_targets_that_would_lie_in_http1_are_refused() {
     .await;
 }
 
+/// A request for a WebSocket without one of its pseudo-headers.
+fn connect(missing: &str) -> Vec<(&'static str, &'static str)> {
+    [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "https"),
+        (":path", "/"),
+        (":authority", "localhost"),
+    ]
+    .into_iter()
+    .filter(|field| field.0 != missing)
+    .collect()
+}
+
 #[tokio::test]
 async fn http2_pseudo_headers_are_there_once_and_first() {
     let without = |name: &str| -> Vec<_> { GOOD.into_iter().filter(|f| f.0 != name).collect() };
@@ -906,6 +920,14 @@ async fn http2_pseudo_headers_are_there_once_and_first() {
         ("two paths", twice, ""),
         ("one too late", late, ""),
         ("an unknown one", plus(":x", "y"), ""),
+        (
+            "a protocol without CONNECT",
+            plus(":protocol", "websocket"),
+            "",
+        ),
+        ("CONNECT to no path", connect(":path"), ""),
+        ("CONNECT by no scheme", connect(":scheme"), ""),
+        ("CONNECT to nobody", connect(":authority"), ""),
         ("one of answers", plus(":status", "200"), ""),
     ])
     .await;

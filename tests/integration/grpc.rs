@@ -521,6 +521,42 @@ async fn a_server_that_leaves_gracefully_fails_no_call() {
 }
 
 #[tokio::test]
+async fn a_stream_outlives_the_goaway_of_its_server() {
+    let backend = GrpcBackend::run(|mut call| async move {
+        if call.request.uri().path() == "/leave" {
+            call.leave.notify_one();
+            return call.answer("leaving");
+        }
+        let mut stream = call.begin();
+        let mut body = call.request.into_body();
+        while let Some(Ok(data)) = body.data().await {
+            let _ = body.flow_control().release_capacity(data.len());
+            send(&mut stream, data).await.unwrap();
+        }
+        stream.send_trailers(trailers(0)).unwrap();
+    })
+    .await;
+    let running = before(&[&backend]).run().await;
+    let mut client = running.client_h2().await;
+    let (sender, body) = streamed();
+    let answer = client.another().start(calling("/stream", body)).await;
+    let mut answer = answer.unwrap().into_body();
+    client.send(calling("/leave", full("x"))).await;
+    within("another connection is made", async {
+        while backend.connections() == 1 {
+            assert_eq!(call(&mut client, "x").await.text(), "x");
+        }
+    })
+    .await;
+    sender.send(Frame::data("still".into())).await.unwrap();
+    let echo = within("the echo", answer.frame()).await.unwrap().unwrap();
+    assert_eq!(echo.into_data().unwrap(), "still");
+    drop(sender);
+    let end = within("the end", answer.frame()).await.unwrap().unwrap();
+    assert_eq!(end.into_trailers().unwrap()["grpc-status"], "0");
+}
+
+#[tokio::test]
 async fn a_server_that_cannot_be_connected_to_is_passed_over() {
     let backend = GrpcBackend::echo().await;
     let closed = crate::support::proxy::free_port();
@@ -692,6 +728,19 @@ async fn connections_are_kept_as_the_group_says() {
         assert_eq!(call(&mut client, "x").await.text(), "x");
     }
     assert_eq!(backend.connections(), 3);
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_after_keepalive_idle() {
+    let backend = GrpcBackend::echo().await;
+    let running = before(&[&backend]).group("keepalive_idle = 1").run().await;
+    let mut client = running.client_h2().await;
+    for _ in 0..2 {
+        assert_eq!(call(&mut client, "x").await.text(), "x");
+        // Twice the limit, and the second between two looks.
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+    }
+    assert_eq!(backend.connections(), 2);
 }
 
 #[tokio::test]

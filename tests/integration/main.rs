@@ -25,6 +25,7 @@ mod framing;
 mod grpc;
 mod headers;
 mod http;
+mod http2;
 mod reload;
 mod shutdown;
 mod support;

@@ -63,6 +63,9 @@ impl std::fmt::Display for ExchangeError {
                 f.write_str("the client's body is not as long as announced")
             }
             Self::Upload(UploadError::TooLarge) => f.write_str("the client's body is too large"),
+            Self::Upload(UploadError::TooManyTrailers) => {
+                f.write_str("too many fields follow the client's body")
+            }
             Self::ClientTimeout => f.write_str("the client sent nothing within request_timeout"),
             Self::BackendTimeout => f.write_str("the backend did nothing within request_timeout"),
             Self::Closed(None) => {

@@ -70,6 +70,20 @@ pub enum UploadError {
     Length,
     /// The client's body is larger than allowed.
     TooLarge,
+    /// More fields follow the client's body than allowed.
+    TooManyTrailers,
+}
+
+/// The most fields that may follow a body: as many as a head may have.
+const MOST_TRAILERS: usize = 100;
+
+/// Judges the trailers of a client's body, and cleans them.
+pub fn take_trailers(trailers: &mut HeaderMap, clean: CleanTrailers) -> Result<(), UploadError> {
+    if trailers.len() > MOST_TRAILERS {
+        return Err(UploadError::TooManyTrailers);
+    }
+    clean(trailers);
+    Ok(())
 }
 
 /// The sending half of an exchange.
@@ -246,7 +260,7 @@ impl Upload {
                 if let (Ok(mut trailers), BodyFraming::Chunked) =
                     (frame.into_trailers(), self.framing)
                 {
-                    (self.clean_trailers)(&mut trailers);
+                    take_trailers(&mut trailers, self.clean_trailers)?;
                     request::write_trailers(&trailers, out);
                     self.state = State::Flushing;
                 }

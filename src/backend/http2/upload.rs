@@ -16,7 +16,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::backend::http1::upload::{CleanTrailers, UploadError};
+use crate::backend::http1::upload::{CleanTrailers, UploadError, take_trailers};
 
 /// Bytes of a body that are kept for another attempt.
 const KEPT: usize = 16 * 1024;
@@ -107,7 +107,7 @@ impl Source {
                 Ok(data) => Piece::Data(data),
                 Err(frame) => {
                     let mut trailers = frame.into_trailers().unwrap_or_default();
-                    (self.clean_trailers)(&mut trailers);
+                    take_trailers(&mut trailers, self.clean_trailers)?;
                     Piece::End(End::Trailers(trailers))
                 }
             },
