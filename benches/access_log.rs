@@ -6,16 +6,17 @@ use std::time::{Duration, SystemTime};
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::Version;
 
-use lockgate::addr::BackendAddr;
+use lockgate::addr::{BackendAddr, ClientAddr, ClientIp};
 use lockgate::telemetry::access_log::{Record, RequestFacts, Scheme};
 
 fn record(backend: &BackendAddr) -> Record<'_> {
+    let client = ClientAddr::new(([192, 0, 2, 7], 47110).into());
     Record {
         time: SystemTime::UNIX_EPOCH + Duration::from_secs(1_793_836_800),
         listener: "web",
         listener_port: 443,
-        client_ip: [192, 0, 2, 7].into(),
-        client_port: 47110,
+        client_ip: ClientIp::last_hop(client),
+        client,
         scheme: Scheme::Https,
         ssl_protocol: Some("TLSv1.3"),
         ssl_cipher: Some("TLS_AES_128_GCM_SHA256"),

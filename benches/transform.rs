@@ -16,9 +16,10 @@ use http_body_util::Full;
 
 use lockgate::addr::ClientAddr;
 use lockgate::config::plan::{
-    Algorithm, CompressionSettings, ForwardedFor, HeadersPlan, Switch, UnknownLength,
+    Algorithm, ClientIpSettings, CompressionSettings, ForwardedFor, HeadersPlan, PeerTrust, Switch,
+    Trusted, UnknownLength,
 };
-use lockgate::transform::client_ip::{ClientIpPolicy, PeerTrust, Trusted};
+use lockgate::transform::client_ip;
 use lockgate::transform::compression::body::CompressedBody;
 use lockgate::transform::compression::negotiate::{Accepted, Decision};
 use lockgate::transform::forwarded::{ClientValues, ForwardedHeaders, Proto};
@@ -63,9 +64,10 @@ fn headers(c: &mut Criterion) {
         ForwardedHeaders::new(plan, Proto::Https, 443, HeaderValue::from_static("alb-1"));
     let client = ClientValues::new(peer);
     let host = HeaderValue::from_static("www.example.com");
-    let policy = ClientIpPolicy {
+    let trusted = ["10.0.0.0/8", "2001:db8::/32"].map(|text| text.parse().unwrap());
+    let settings = ClientIpSettings {
         header: HeaderName::from_static("x-forwarded-for"),
-        trusted: Trusted::parse(["10.0.0.0/8", "2001:db8::/32"]).unwrap(),
+        trusted: Trusted::new(&trusted),
         peer_trust: PeerTrust::Required,
     };
     c.bench_function("clean_request", |b| {
@@ -80,7 +82,7 @@ fn headers(c: &mut Criterion) {
     });
     let headers = request();
     c.bench_function("client_ip", |b| {
-        b.iter(|| policy.retrieve(black_box(&headers), peer))
+        b.iter(|| client_ip::retrieve(&settings, black_box(&headers), peer))
     });
 }
 

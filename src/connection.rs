@@ -27,7 +27,7 @@ use crate::transform::forwarded::ClientValues;
 /// A client's connection.
 #[derive(Debug)]
 pub struct Connection {
-    /// The client's socket.
+    /// The last hop: the client's socket, or who was announced on it.
     pub client: ClientAddr,
     /// The same, as field values.
     pub values: ClientValues,

@@ -16,7 +16,7 @@ use http::{Method, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
-use crate::addr::ClientAddr;
+use crate::addr::{ClientAddr, ClientIp};
 use crate::backend::http1::download::Download;
 use crate::backend::http1::exchange::ExchangeError;
 use crate::backend::http2;
@@ -51,6 +51,7 @@ struct Entry {
     group: Arc<str>,
     time: SystemTime,
     began: Instant,
+    client_ip: ClientIp,
     method: Method,
     uri: Uri,
     version: Version,
@@ -86,6 +87,7 @@ impl Exchange {
                 group: Arc::clone(&view.live.group(view.listener.plan.group).shared.name),
                 time: SystemTime::now(),
                 began: Instant::now(),
+                client_ip: view.listener.client_ip(&request.headers, connection.client),
                 method: request.method.clone(),
                 uri: request.uri.clone(),
                 version: request.version,
@@ -399,6 +401,7 @@ impl Entry {
         let Listener { plan, name, .. } = &*self.view.listener;
         connection.access_log().write(&Record {
             time: self.time,
+            client_ip: self.client_ip,
             request: self.request(),
             request_length: self.head_length + self.body_received,
             status: self.status.unwrap_or_else(client_closed_request).as_u16(),
@@ -455,8 +458,8 @@ fn blank<'a>(
         time: SystemTime::now(),
         listener,
         listener_port: port,
-        client_ip: client.ip(),
-        client_port: client.port(),
+        client_ip: ClientIp::last_hop(client),
+        client,
         scheme: if tls.is_some() {
             Scheme::Https
         } else {

@@ -21,12 +21,12 @@
 //! # The code, in the order of the flow
 //! | where | what |
 //! |---|---|
-//! | [`addr`], [`stream`], [`timer`], [`task`], [`failure`] | vocabulary: addresses by position, the client's byte stream, lazy deadlines, how a task is run, the one table from cause to status |
+//! | [`addr`], [`network`], [`stream`], [`timer`], [`task`], [`failure`] | vocabulary: addresses by position, sets of networks, the client's byte stream, lazy deadlines, how a task is run, the one table from cause to status |
 //! | [`config`] | the TOML file: document (what was written), plan (what was meant), report (what is wrong) |
-//! | [`accept`] | listening sockets |
+//! | [`accept`] | listening sockets, the PROXY protocol's header |
 //! | [`tls`] | PEM files, certificates and the choice among them, security policies, the handshake |
 //! | [`http`] | how HTTP/1 and HTTP/2 connections live and end, which requests are well formed, answers of ours, tunnels |
-//! | [`transform`] | pure changes to messages: hop-by-hop fields, X-Forwarded-*, compression |
+//! | [`transform`] | pure changes to messages: hop-by-hop fields, the client's address, X-Forwarded-*, loops, compression |
 //! | [`backend`] | groups, whose turn it is, pools, our own HTTP/1.1 exchange, gRPC over HTTP/2 |
 //! | [`telemetry`] | access log and process log |
 //! | [`listener`], [`connection`], [`exchange`], [`proxy`] | composition: what a listener, a connection and an exchange are, and a request from top to bottom |
@@ -72,6 +72,7 @@ pub mod exchange;
 pub mod failure;
 pub mod http;
 pub mod listener;
+pub mod network;
 pub mod proxy;
 pub mod stream;
 pub mod task;

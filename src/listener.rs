@@ -7,12 +7,14 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 
+use crate::addr::{ClientAddr, ClientIp};
 use crate::backend::group::{Group, SharedGroup};
-use crate::config::plan::{GroupId, ListenAddress, ListenerPlan, ListenerProtocol};
+use crate::config::plan::{ClientIpPlan, GroupId, ListenAddress, ListenerPlan, ListenerProtocol};
 use crate::task::Spawn;
 use crate::tls::{ListenerTls, Terms};
+use crate::transform::client_ip;
 use crate::transform::forwarded::{ForwardedHeaders, Proto};
 
 /// What makes a listener the same one across reloads: where it listens, and for what protocol.
@@ -78,6 +80,14 @@ impl Listener {
     /// What its connections are admitted under: whoever was admitted under other terms is not served by it.
     pub fn terms(&self) -> Option<&Terms> {
         self.tls.as_ref().map(|tls| &tls.terms)
+    }
+
+    /// Whom a request is attributed to; asked before its fields are changed.
+    pub fn client_ip(&self, headers: &HeaderMap, client: ClientAddr) -> ClientIp {
+        match &self.plan.client_ip {
+            ClientIpPlan::LastHop => ClientIp::last_hop(client),
+            ClientIpPlan::Retrieved(settings) => client_ip::retrieve(settings, headers, client),
+        }
     }
 }
 

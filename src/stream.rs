@@ -2,9 +2,11 @@
 //!
 //! The transport reads ahead (rustls asks for 4 KiB at a time) into a buffer that its thread lends it
 //! only while it holds bytes, tells plain HTTP from TLS by the first byte, and notes when the client
-//! last took or gave a byte, so that others can judge who is slow.
+//! last took or gave a byte, so that others can judge who is slow. What stands before TLS can be looked
+//! at and taken out of that buffer, and nothing behind it.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -139,15 +141,35 @@ impl Transport {
         self.ending = Ending::HalfClose;
     }
 
-    /// Hands out what has been read ahead; an empty buffer goes back to the thread.
+    /// What has been read ahead and not been handed out yet.
+    pub fn unread(&self) -> &[u8] {
+        self.ahead
+            .get(self.position..self.filled)
+            .unwrap_or_default()
+    }
+
+    /// Reads more, behind what is unread; says how many bytes came, none at the end.
+    pub async fn read_ahead(&mut self) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_fill(cx)).await
+    }
+
+    /// Passes over the first `n` unread bytes.
+    pub fn skip(&mut self, n: usize) {
+        self.position = (self.position + n).min(self.filled);
+        self.give_back_empty();
+    }
+
+    /// Hands out what has been read ahead.
     fn take_ahead(&mut self, buf: &mut ReadBuf<'_>) {
-        if let Some(bytes) = self.ahead.get(self.position..self.filled) {
-            let n = bytes.len().min(buf.remaining());
-            if let Some(bytes) = bytes.get(..n) {
-                buf.put_slice(bytes);
-            }
-            self.position += n;
+        let n = self.unread().len().min(buf.remaining());
+        if let Some(bytes) = self.unread().get(..n) {
+            buf.put_slice(bytes);
         }
+        self.skip(n);
+    }
+
+    /// An empty buffer goes back to the thread.
+    fn give_back_empty(&mut self) {
         if self.position == self.filled {
             self.position = 0;
             self.filled = 0;
@@ -170,32 +192,30 @@ impl Transport {
         self.tcp.poll_read_ready(cx)
     }
 
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         // No buffer is taken before there is something to read: idle connections hold none.
         ready!(self.tcp.poll_read_ready(cx))?;
-        let mut buffer = SPARE
-            .with_borrow_mut(Vec::pop)
-            .unwrap_or_else(|| vec![0; READ_AHEAD]);
-        let mut read = ReadBuf::new(&mut buffer);
-        let poll = Pin::new(&mut self.tcp).poll_read(cx, &mut read);
-        let filled = read.filled().len();
-        self.ahead = buffer;
-        self.position = 0;
-        self.filled = filled;
-        if filled == 0 {
-            self.take_ahead(&mut ReadBuf::new(&mut []));
+        if self.filled == 0 {
+            self.ahead = SPARE
+                .with_borrow_mut(Vec::pop)
+                .unwrap_or_else(|| vec![0; READ_AHEAD]);
         }
+        let room = self.ahead.get_mut(self.filled..).unwrap_or_default();
+        let mut read = ReadBuf::new(room);
+        let poll = Pin::new(&mut self.tcp).poll_read(cx, &mut read);
+        let n = read.filled().len();
+        self.filled += n;
+        self.give_back_empty();
         self.meter
             .received
-            .set(self.meter.received.get() + filled as u64);
-        poll
+            .set(self.meter.received.get() + n as u64);
+        poll.map_ok(|()| n)
     }
 }
 
 impl Drop for Transport {
     fn drop(&mut self) {
-        self.position = self.filled;
-        self.take_ahead(&mut ReadBuf::new(&mut []));
+        self.skip(self.filled);
     }
 }
 
@@ -208,14 +228,14 @@ impl AsyncRead for Transport {
         let this = &mut *self;
         if this.filled == 0 {
             ready!(this.poll_fill(cx))?;
-            if this.expect == Expect::TlsRecord
-                && let Some(first) = this.ahead.get(..this.filled).and_then(<[u8]>::first)
-            {
-                let is_letter = first.is_ascii_alphabetic();
-                this.expect = Expect::Anything;
-                if is_letter {
-                    return Poll::Ready(Err(io::Error::other(PlainHttp)));
-                }
+        }
+        if this.expect == Expect::TlsRecord
+            && let Some(first) = this.unread().first()
+        {
+            let is_letter = first.is_ascii_alphabetic();
+            this.expect = Expect::Anything;
+            if is_letter {
+                return Poll::Ready(Err(io::Error::other(PlainHttp)));
             }
         }
         this.take_ahead(buf);

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::config::plan::{
     AccessLogPlan, Algorithm, ClientAuthMode, CompressionSettings, ForwardedFor, GroupProtocol,
-    HeadersPlan, Http2, ListenAddress, LogFormat, LogPlan, LogTarget, ServerPlan, Switch, Timeouts,
-    UnknownLength, Workers,
+    HeadersPlan, Http2, ListenAddress, LogFormat, LogPlan, LogTarget, PeerTrust, ServerPlan,
+    Switch, Timeouts, UnknownLength, Workers,
 };
 use crate::config::tls_policy::SystemPolicy;
 use crate::config::value;
@@ -72,6 +72,11 @@ pub const HTTP2_IDLE_TIMEOUT: Rule<Duration> = seconds(180, 1, 3600);
 pub const HANDSHAKE_TIMEOUT: Rule<Duration> = seconds(10, 1, 600);
 /// `header_timeout`: 10 s (config.toml, alb.md decision 17); bounds ours.
 pub const HEADER_TIMEOUT: Rule<Duration> = seconds(10, 1, 600);
+
+/// `header` of client_ip (alb.md 10), in lower case as field names are held.
+pub const CLIENT_IP_HEADER: &str = "x-forwarded-for";
+/// `require_trusted_peer`: no, as documented (alb.md decision 4).
+pub const PEER_TRUST: PeerTrust = PeerTrust::Assumed;
 
 /// `enabled` of compression: on (alb.md 1.1, `gzip_enabled`).
 pub const COMPRESSION: Switch = Switch::On;

@@ -115,7 +115,9 @@ pub(super) const LISTENER: Keys = Keys {
         "header_timeout",
         "extended_timeouts",
         "server_group",
+        "proxy_protocol",
         "compression",
+        "client_ip",
         "headers",
         "client_auth",
         "access",
@@ -125,8 +127,6 @@ pub(super) const LISTENER: Keys = Keys {
         ("quic_listener", Off::Never),
         ("quic_advertised_port", Off::Never),
         ("loop_detection", Off::False),
-        ("proxy_protocol", Off::Never),
-        ("client_ip", Off::Never),
         ("limits", Off::Never),
         ("rule", Off::Never),
     ],
@@ -136,6 +136,20 @@ pub(super) const LISTENER: Keys = Keys {
 pub(super) const CLIENT_AUTH: Keys = Keys {
     title: "[listener.client_auth]",
     works: &["ca", "crl", "mode"],
+    not_yet: &[],
+};
+
+/// `proxy_protocol`
+pub(super) const PROXY_PROTOCOL: Keys = Keys {
+    title: "`proxy_protocol`",
+    works: &["trusted"],
+    not_yet: &[],
+};
+
+/// `[listener.client_ip]`
+pub(super) const CLIENT_IP: Keys = Keys {
+    title: "[listener.client_ip]",
+    works: &["header", "trusted", "require_trusted_peer"],
     not_yet: &[],
 };
 
@@ -181,8 +195,8 @@ pub(super) const HEADERS: Keys = Keys {
 /// `[listener.access]`
 pub(super) const ACCESS: Keys = Keys {
     title: "[listener.access]",
-    works: &[],
-    not_yet: &[("allow", Off::Empty), ("deny", Off::Empty)],
+    works: &["allow", "deny"],
+    not_yet: &[],
 };
 
 /// `[[server_group]]`
@@ -245,6 +259,8 @@ pub(super) const TABLES: &[&Keys] = &[
     &TLS_POLICY,
     &LISTENER,
     &CLIENT_AUTH,
+    &PROXY_PROTOCOL,
+    &CLIENT_IP,
     &COMPRESSION,
     &HEADERS,
     &ACCESS,

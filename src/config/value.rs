@@ -9,6 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use http::HeaderName;
+use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use crate::addr::BackendAddr;
@@ -16,6 +18,7 @@ use crate::config::defaults::Rule;
 use crate::config::document::Quantity;
 use crate::config::plan::ListenAddress;
 use crate::config::suggest;
+use crate::network;
 
 /// Why a value is not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +67,10 @@ pub(super) enum ValueError {
     AddressWithPort(String),
     /// A text that is not a media type.
     MediaType(String),
+    /// A text that is neither an IP address nor a network.
+    Network(String),
+    /// A text that is not a field name.
+    HeaderName(String),
     /// A text that is not a filter.
     Filter {
         /// What was written.
@@ -107,6 +114,10 @@ impl ValueError {
                 "expected a media type such as `image/png`, or a family such as `image/*`"
                     .to_owned()
             }
+            Self::Network(_) => {
+                "expected an IP address or a network, such as `10.0.0.0/8`".to_owned()
+            }
+            Self::HeaderName(_) => "expected a name such as `X-Forwarded-For`".to_owned(),
             Self::Filter {
                 near: Some(near), ..
             } => format!("did you mean `{near}`?"),
@@ -138,6 +149,13 @@ impl fmt::Display for ValueError {
             Self::IpAddress(text) => write!(f, "`{}` is not an IP address", text.escape_debug()),
             Self::AddressWithPort(text) => write!(f, "`{text}` is an address and a port"),
             Self::MediaType(text) => write!(f, "`{}` is not a media type", text.escape_debug()),
+            Self::Network(text) => {
+                let text = text.escape_debug();
+                write!(f, "`{text}` is neither an IP address nor a network")
+            }
+            Self::HeaderName(text) => {
+                write!(f, "`{}` is not a header's name", text.escape_debug())
+            }
             Self::Filter { text, .. } => {
                 write!(f, "`{}` is not a log level or filter", text.escape_debug())
             }
@@ -232,6 +250,19 @@ pub(super) fn header_value(value: String) -> Result<String, ValueError> {
         return Err(ValueError::HeaderValue(value));
     }
     Ok(value)
+}
+
+/// A header's name.
+pub(super) fn header_name(value: &str) -> Result<HeaderName, ValueError> {
+    HeaderName::try_from(value).map_err(|_| ValueError::HeaderName(value.to_owned()))
+}
+
+/// IP addresses and networks: one, or several as ALB writes them, with `;` between them.
+pub(super) fn networks(value: &str) -> Result<Vec<IpNet>, ValueError> {
+    let entries = value.split([';', ',']).map(str::trim);
+    entries
+        .map(|entry| network::parse(entry).ok_or_else(|| ValueError::Network(entry.to_owned())))
+        .collect()
 }
 
 /// A path, as seen from a folder.

@@ -1,8 +1,9 @@
 //! The life of a client connection, on one screen.
 //!
-//! Accepted, it is secured by TLS if its listener asks for that; served as HTTP/1 or HTTP/2 as was
-//! agreed upon; then it becomes a tunnel, or ends in the way its last answer needs. Whatever is
-//! wrong with it ends this connection only.
+//! Accepted, it may be announced by the proxy that it came through and must be one that may come; it is
+//! secured by TLS if its listener asks for that; served as HTTP/1 or HTTP/2 as was agreed upon; then it
+//! becomes a tunnel, or ends in the way its last answer needs. Whatever is wrong with it ends this
+//! connection only.
 
 use std::net::TcpStream;
 use std::rc::Rc;
@@ -10,9 +11,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::workers::{Place, Seat, Worker};
+use crate::accept::proxy_protocol::{self, Announced};
 use crate::addr::ClientAddr;
 use crate::connection::{Connection, Home, Tunnel, View};
 use crate::exchange;
@@ -35,70 +37,125 @@ pub async fn run(client: TcpStream, address: ClientAddr, view: View, place: Plac
     let Ok(client) = tokio::net::TcpStream::from_std(client) else {
         return;
     };
-    // Boxed: a handshake's state is large, and soon over.
-    let secured = Box::pin(secure(client, address, &view.listener, seat, &home)).await;
-    let Some((stream, facts)) = secured else {
+    // Boxed: what precedes the first request has a large state, and is soon over.
+    let begun = Box::pin(begin(client, address, &view.listener, &place, &home)).await;
+    let Some(Begun {
+        client,
+        stream,
+        tls,
+    }) = begun
+    else {
         return;
     };
 
-    let alpn = facts.as_ref().map_or(Alpn::Absent, |facts| facts.alpn);
-    let connection = Connection::new(address, facts, view, Rc::clone(&seat.activity), home);
+    let alpn = tls.as_ref().map_or(Alpn::Absent, |facts| facts.alpn);
+    let connection = Connection::new(client, tls, view, Rc::clone(&seat.activity), home);
     match alpn {
         Alpn::Http2 => serve_http2(stream, connection).await,
         Alpn::Http11 | Alpn::Absent => serve_http1(stream, connection).await,
     }
 }
 
-/// TLS, if the listener has it.
-async fn secure(
-    client: tokio::net::TcpStream,
-    address: ClientAddr,
+/// A connection on which HTTP can begin.
+struct Begun {
+    client: ClientAddr,
+    stream: Box<ClientStream>,
+    tls: Option<TlsFacts>,
+}
+
+/// Everything before HTTP: who the client is, whether it may come, and TLS, if the listener has it. All
+/// of it within handshake_timeout.
+async fn begin(
+    tcp: tokio::net::TcpStream,
+    mut client: ClientAddr,
     listener: &Arc<Listener>,
+    place: &Place,
+    home: &Home,
+) -> Option<Begun> {
+    let deadline = Instant::now() + listener.plan.timeouts.handshake;
+    let mut transport = match listener.tls {
+        Some(_) => Transport::for_tls(tcp),
+        None => Transport::plain(tcp),
+    };
+    if listener.plan.proxy_protocol.is_expected_from(client.ip()) {
+        client = announced(&mut transport, client, listener, deadline).await?;
+    }
+    if !listener.plan.access.admits(client.ip()) {
+        tracing::debug!(target: "lockgate::access", %client, listener = %listener.name,
+            "closed: [listener.access] does not admit it");
+        place.worker.refused();
+        return None;
+    }
+    match &listener.tls {
+        None => Some(Begun {
+            client,
+            stream: Box::new(ClientStream::Plain(transport)),
+            tls: None,
+        }),
+        Some(config) => {
+            let handshake = timeout_at(deadline, handshake(transport, config)).await;
+            match handshake {
+                Ok(Ok((stream, facts))) => Some(Begun {
+                    client,
+                    stream: Box::new(ClientStream::Tls(stream)),
+                    tls: Some(facts),
+                }),
+                Ok(Err(error)) => {
+                    handshake_failed(error, client, listener, &place.seat, home).await;
+                    None
+                }
+                Err(_) => {
+                    tracing::info!(target: "lockgate::tls", %client, listener = %listener.name,
+                        reason = "not finished within handshake_timeout", "TLS handshake failed");
+                    None
+                }
+            }
+        }
+    }
+}
+
+/// The client that a proxy in front announces, or the proxy itself where it speaks for nobody.
+async fn announced(
+    transport: &mut Transport,
+    peer: ClientAddr,
+    listener: &Listener,
+    deadline: Instant,
+) -> Option<ClientAddr> {
+    let reason = match timeout_at(deadline, proxy_protocol::read(transport)).await {
+        Ok(Ok(Announced::Client(client))) => return Some(peer.announced(client)),
+        Ok(Ok(Announced::Nobody)) => return Some(peer),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "it was not whole within handshake_timeout".to_owned(),
+    };
+    tracing::info!(target: "lockgate::proxy_protocol", %peer, listener = %listener.name, reason,
+        "closed: no usable PROXY protocol header");
+    None
+}
+
+/// Answers plain HTTP on a TLS port, and says in the log what else went wrong.
+async fn handshake_failed(
+    failed: HandshakeError<Transport>,
+    client: ClientAddr,
+    listener: &Listener,
     seat: &Seat,
     home: &Home,
-) -> Option<(Box<ClientStream>, Option<TlsFacts>)> {
-    let Some(tls) = &listener.tls else {
-        return Some((
-            Box::new(ClientStream::Plain(Transport::plain(client))),
-            None,
-        ));
-    };
-    let limit = listener.plan.timeouts.handshake;
-    match timeout(limit, handshake(Transport::for_tls(client), tls)).await {
-        Ok(Ok((stream, facts))) => Some((Box::new(ClientStream::Tls(stream)), Some(facts))),
-        Ok(Err(HandshakeError {
-            stream,
-            error,
-            server_name,
-        })) => {
-            if let Some(stream) = stream
-                && PlainHttp::is(&error)
-            {
-                exchange::log_refused(
-                    address,
-                    listener,
-                    None,
-                    Failure::PlainHttp,
-                    &home.access_log,
-                );
-                answer(
-                    Box::new(ClientStream::Plain(stream)),
-                    Failure::PlainHttp,
-                    &seat.activity,
-                )
-                .await;
-            } else {
-                let name = server_name.as_deref().unwrap_or("-");
-                tracing::info!(target: "lockgate::tls", client = %address, listener = %listener.name,
-                    server_name = name, reason = %error, "TLS handshake failed");
-            }
-            None
-        }
-        Err(_) => {
-            tracing::info!(target: "lockgate::tls", client = %address, listener = %listener.name,
-                reason = "not finished within handshake_timeout", "TLS handshake failed");
-            None
-        }
+) {
+    let HandshakeError {
+        stream,
+        error,
+        server_name,
+    } = failed;
+    if let Some(stream) = stream
+        && PlainHttp::is(&error)
+    {
+        let failure = Failure::PlainHttp;
+        exchange::log_refused(client, listener, None, failure, &home.access_log);
+        let stream = Box::new(ClientStream::Plain(stream));
+        answer(stream, failure, &seat.activity).await;
+    } else {
+        let name = server_name.as_deref().unwrap_or("-");
+        tracing::info!(target: "lockgate::tls", %client, listener = %listener.name,
+            server_name = name, reason = %error, "TLS handshake failed");
     }
 }
 

@@ -234,6 +234,8 @@ pub struct Worker {
     draining: Cell<bool>,
     /// Accept loops that run.
     accepting: Cell<usize>,
+    /// Connections that `[listener.access]` has refused since the last sweep.
+    refused: Cell<u64>,
     access_log: Rc<AccessLogHandle>,
 }
 
@@ -274,6 +276,7 @@ fn run(
         left: RefCell::new(HashMap::new()),
         draining: Cell::new(false),
         accepting: Cell::new(0),
+        refused: Cell::new(0),
         access_log: Rc::new(access_log),
     });
     runtime.block_on(worker.obey(commands));
@@ -477,7 +480,17 @@ impl Worker {
         }
     }
 
+    /// Counts a connection that `[listener.access]` does not admit; the log says every second how many.
+    pub fn refused(&self) {
+        self.refused.set(self.refused.get() + 1);
+    }
+
     fn sweep(&self) {
+        let refused = self.refused.take();
+        if refused > 0 {
+            tracing::info!(target: "lockgate::access", connections = refused,
+                "closed: [listener.access] does not admit them");
+        }
         if let Some(home) = self.home() {
             let now = Instant::now();
             for group in home.current.get().groups() {

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use http::Version;
 
 use super::escape::{self, Escaped};
-use crate::addr::BackendAddr;
+use crate::addr::{BackendAddr, ClientAddr, ClientIp};
 
 /// The facts of one exchange, borrowed for as long as it takes to write them down.
 ///
@@ -27,10 +27,10 @@ pub struct Record<'a> {
     pub listener: &'a str,
     /// `slb_vport`: the listener's port.
     pub listener_port: u16,
-    /// `client_ip`
-    pub client_ip: IpAddr,
-    /// `client_port`
-    pub client_port: u16,
+    /// `client_ip`, and `client_ip_from`: where it was found.
+    pub client_ip: ClientIp,
+    /// `client_port` and `peer_addr`: the last hop's port, and the other end of the socket.
+    pub client: ClientAddr,
     /// `scheme`
     pub scheme: Scheme,
     /// `ssl_protocol`, such as `TLSv1.3`
@@ -117,8 +117,10 @@ impl Record<'_> {
         let mut line = JsonLine(out);
         line.string("listener", Some(self.listener.as_bytes()));
         line.number("slb_vport", Some(self.listener_port));
-        line.address("client_ip", self.client_ip);
-        line.number("client_port", Some(self.client_port));
+        line.address("client_ip", self.client_ip.ip());
+        line.string("client_ip_from", Some(self.found_in()));
+        line.number("client_port", Some(self.client.port()));
+        line.socket("peer_addr", self.client.peer());
         line.string("scheme", Some(self.scheme.as_str().as_bytes()));
         line.string("server_protocol", request.version.map(protocol));
         line.string("request_method", request.method);
@@ -161,7 +163,9 @@ impl Record<'_> {
         line.string("http_host", request.http_host);
         line.string("http_x_forwarded_for", request.x_forwarded_for);
         line.string("http_x_real_ip", request.x_real_ip);
-        line.number("client_port", Some(self.client_port));
+        line.string("client_ip_from", Some(self.found_in()));
+        line.number("client_port", Some(self.client.port()));
+        line.socket("peer_addr", self.client.peer());
         line.string("listener", Some(self.listener.as_bytes()));
         line.number("slb_vport", Some(self.listener_port));
         line.string("scheme", Some(self.scheme.as_str().as_bytes()));
@@ -186,10 +190,14 @@ impl Record<'_> {
         out.push(b'\n');
     }
 
+    fn found_in(&self) -> &'static [u8] {
+        self.client_ip.provenance().as_str().as_bytes()
+    }
+
     /// nginx's combined format, but for the time, which is RFC 3339.
     fn combined(&self, out: &mut Vec<u8>) {
         let request = &self.request;
-        ip(self.client_ip, out);
+        ip(self.client_ip.ip(), out);
         out.extend_from_slice(b" - - [");
         time(self.time, out);
         out.extend_from_slice(b"] \"");
@@ -231,6 +239,13 @@ impl JsonLine<'_> {
         self.name(name);
         self.0.push(b'"');
         ip(value, self.0);
+        self.0.push(b'"');
+    }
+
+    fn socket(&mut self, name: &'static str, value: SocketAddr) {
+        self.name(name);
+        self.0.push(b'"');
+        socket(value, self.0);
         self.0.push(b'"');
     }
 
@@ -286,6 +301,13 @@ impl TextLine<'_> {
         self.0.push(b'"');
     }
 
+    fn socket(&mut self, name: &'static str, value: SocketAddr) {
+        self.name(name);
+        self.0.push(b'"');
+        socket(value, self.0);
+        self.0.push(b'"');
+    }
+
     fn backend(&mut self, name: &'static str, value: Option<&BackendAddr>) {
         let Some(value) = value else {
             return self.nothing(name);
@@ -327,16 +349,24 @@ fn protocol(version: Version) -> &'static [u8] {
 
 fn backend(address: &BackendAddr, escape: fn(&[u8], &mut Vec<u8>), out: &mut Vec<u8>) {
     match address {
-        BackendAddr::Ip(SocketAddr::V4(address)) => {
+        BackendAddr::Ip(address) => socket(*address, out),
+        other @ (BackendAddr::Name { .. } | BackendAddr::Unix(_)) => {
+            // Neither an address' formatting nor the buffer can fail.
+            let _infallible = write!(Escaped::new(escape, out), "{other}");
+        }
+    }
+}
+
+fn socket(address: SocketAddr, out: &mut Vec<u8>) {
+    match address {
+        SocketAddr::V4(address) => {
             ip((*address.ip()).into(), out);
             out.push(b':');
             integer(address.port(), out);
         }
-        other @ (BackendAddr::Ip(SocketAddr::V6(_))
-        | BackendAddr::Name { .. }
-        | BackendAddr::Unix(_)) => {
-            // Neither an address' formatting nor the buffer can fail.
-            let _infallible = write!(Escaped::new(escape, out), "{other}");
+        SocketAddr::V6(_) => {
+            // An address' characters need no escaping, and its formatting cannot fail.
+            let _infallible = write!(out, "{address}");
         }
     }
 }
@@ -389,12 +419,14 @@ mod tests {
     use super::*;
 
     fn record() -> Record<'static> {
+        let peer = ClientAddr::new("10.0.0.3:1024".parse().unwrap());
+        let client = peer.announced("192.0.2.7:4711".parse().unwrap());
         Record {
             time: SystemTime::UNIX_EPOCH + Duration::from_secs(1_793_836_800),
             listener: "web",
             listener_port: 443,
-            client_ip: "192.0.2.7".parse().unwrap(),
-            client_port: 4711,
+            client_ip: ClientIp::last_hop(client),
+            client,
             scheme: Scheme::Https,
             ssl_protocol: Some("TLSv1.3"),
             ssl_cipher: Some("TLS_AES_128_GCM_SHA256"),
@@ -438,7 +470,9 @@ mod tests {
         "listener",
         "slb_vport",
         "client_ip",
+        "client_ip_from",
         "client_port",
+        "peer_addr",
         "scheme",
         "server_protocol",
         "request_method",
@@ -487,7 +521,9 @@ mod tests {
             ("time", serde_json::json!("2026-11-05T00:00:00Z")),
             ("slb_vport", 443.into()),
             ("client_ip", "192.0.2.7".into()),
+            ("client_ip_from", "proxy_protocol".into()),
             ("client_port", 4711.into()),
+            ("peer_addr", "10.0.0.3:1024".into()),
             ("scheme", "https".into()),
             ("server_protocol", "HTTP/2.0".into()),
             ("request_uri", "/a?b=c".into()),
@@ -516,7 +552,8 @@ mod tests {
         assert_eq!(
             text(&record),
             "192.0.2.7 - - [2026-11-05T00:00:00Z] \"GET /a?b=c HTTP/2.0\" 200 1024 \"-\" \"curl/8\" \
-             host=\"example.com\" http_host=- http_x_forwarded_for=- http_x_real_ip=- client_port=4711 \
+             host=\"example.com\" http_host=- http_x_forwarded_for=- http_x_real_ip=- \
+             client_ip_from=\"proxy_protocol\" client_port=4711 peer_addr=\"10.0.0.3:1024\" \
              listener=\"web\" slb_vport=443 scheme=\"https\" ssl_protocol=\"TLSv1.3\" \
              ssl_cipher=\"TLS_AES_128_GCM_SHA256\" server_name=\"example.com\" cause=- server_group=\"app\" \
              upstream_addr=\"127.0.0.1:8080\" upstream_status=200 request_length=120 request_time=1.005 \

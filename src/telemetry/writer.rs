@@ -528,6 +528,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::addr::{ClientAddr, ClientIp};
     use crate::telemetry::access_log::{RequestFacts, Scheme};
 
     const PATIENCE: Duration = Duration::from_secs(10);
@@ -544,12 +545,13 @@ mod tests {
     }
 
     fn line(uri: &str, handle: &AccessLogHandle) {
+        let client = ClientAddr::new("192.0.2.7:4711".parse().unwrap());
         handle.write(&Record {
             time: SystemTime::UNIX_EPOCH,
             listener: "web",
             listener_port: 443,
-            client_ip: "192.0.2.7".parse().unwrap(),
-            client_port: 4711,
+            client_ip: ClientIp::last_hop(client),
+            client,
             scheme: Scheme::Http,
             ssl_protocol: None,
             ssl_cipher: None,

@@ -5,180 +5,47 @@
 //! trusted networks is the client. What is found serves rules, limits and the log, never access lists,
 //! and changes nothing of what `forwarded` appends.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use http::{HeaderMap, HeaderName};
-use ipnet::{IpNet, Ipv4Net};
+use http::HeaderMap;
 
-use crate::addr::ClientAddr;
+use crate::addr::{ClientAddr, ClientIp, Provenance};
+use crate::config::plan::{ClientIpSettings, PeerTrust, Trusted};
 use crate::transform::field::members;
 
 /// How many entries are looked at: no chain of proxies is longer, a forged list may be.
 const MAX_ENTRIES: usize = 256;
 
-/// The address that a request is attributed to, and where it was found.
+/// The address that a request is attributed to; asked before the header is changed.
 ///
-/// Not the peer of the socket, which is [`ClientAddr`]: this one is only as true as who wrote the header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientIp {
-    ip: IpAddr,
-    provenance: Provenance,
-}
-
-impl ClientIp {
-    /// The peer itself, for listeners that do not retrieve the client's address.
-    pub fn peer(peer: ClientAddr) -> Self {
-        Self {
-            ip: peer.ip(),
-            provenance: Provenance::Peer,
-        }
+/// Several lines are one list, in order. An entry that is no address ends the walk: to its left nothing
+/// is known. The last hop itself is looked at only where it must be a trusted one.
+pub fn retrieve(settings: &ClientIpSettings, headers: &HeaderMap, client: ClientAddr) -> ClientIp {
+    let trusted = &settings.trusted;
+    if settings.peer_trust == PeerTrust::Required && !trusted.has(client.ip()) {
+        return ClientIp::last_hop(client);
     }
-
-    /// The address, never an IPv4-mapped one.
-    pub fn ip(self) -> IpAddr {
-        self.ip
+    let lines = headers.get_all(&settings.header).iter();
+    if *trusted == Trusted::Everyone {
+        let leftmost = lines.flat_map(|line| members(line.as_bytes())).next();
+        return leftmost.and_then(address).map_or_else(
+            || ClientIp::last_hop(client),
+            |ip| ClientIp::found(ip, Provenance::Leftmost),
+        );
     }
-
-    /// Where it was found.
-    pub fn provenance(self) -> Provenance {
-        self.provenance
+    let mut found = ClientIp::last_hop(client);
+    let entries = lines
+        .rev()
+        .flat_map(|line| members(line.as_bytes()).rev())
+        .take(MAX_ENTRIES);
+    for entry in entries {
+        let Some(ip) = address(entry) else { break };
+        if !trusted.has(ip) {
+            return ClientIp::found(ip, Provenance::Header);
+        }
+        found = ClientIp::found(ip, Provenance::Leftmost);
     }
-}
-
-impl fmt::Display for ClientIp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.ip.fmt(f)
-    }
-}
-
-/// Where a client's address was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Provenance {
-    /// It is the socket's peer: the header said nothing that could be used.
-    Peer,
-    /// It is the rightmost entry that is not trusted.
-    Header,
-    /// It is the last entry that could be reached, though trusted: the leftmost, or the one to the right
-    /// of an entry that is no address.
-    Leftmost,
-}
-
-/// Which addresses are proxies whose word is taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trusted {
-    /// All: `0.0.0.0/0`, which by the documents means the leftmost entry, even if that is IPv6.
-    Everyone,
-    /// These.
-    Networks(Vec<IpNet>),
-}
-
-impl Trusted {
-    /// Reads addresses and networks, one to an entry; `0.0.0.0/0` or `::/0` anywhere means everyone.
-    pub fn parse<'a>(entries: impl IntoIterator<Item = &'a str>) -> Result<Self, TrustedError> {
-        let networks = entries
-            .into_iter()
-            .map(network)
-            .collect::<Result<Vec<_>, _>>()?;
-        if networks.is_empty() {
-            return Err(TrustedError::Empty);
-        }
-        if networks.iter().any(|network| network.prefix_len() == 0) {
-            return Ok(Self::Everyone);
-        }
-        Ok(Self::Networks(networks))
-    }
-
-    fn has(&self, ip: IpAddr) -> bool {
-        match self {
-            Self::Everyone => true,
-            Self::Networks(networks) => networks.iter().any(|network| network.contains(&ip)),
-        }
-    }
-}
-
-/// Why a list of trusted networks cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TrustedError {
-    /// The list is empty: it is mandatory where the client's address is retrieved.
-    Empty,
-    /// An entry is neither an address nor a network.
-    NotANetwork(String),
-}
-
-impl fmt::Display for TrustedError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Empty => write!(f, "the list of trusted networks is empty"),
-            Self::NotANetwork(entry) => {
-                write!(f, "`{entry}` is neither an IP address nor a network")
-            }
-        }
-    }
-}
-
-impl std::error::Error for TrustedError {}
-
-/// Whether the header is read although the peer is no trusted proxy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeerTrust {
-    /// It is: the documented behaviour, which lets a direct client name its own address.
-    Assumed,
-    /// It is not (`require_trusted_peer = true`).
-    Required,
-}
-
-/// How one listener finds its clients.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientIpPolicy {
-    /// The header that holds the list: X-Forwarded-For, or what a product in front sets.
-    pub header: HeaderName,
-    /// The proxies.
-    pub trusted: Trusted,
-    /// Whether the peer must be one of them.
-    pub peer_trust: PeerTrust,
-}
-
-impl ClientIpPolicy {
-    /// The address that a request is attributed to; asked before the header is changed.
-    ///
-    /// Several lines are one list, in order. An entry that is no address ends the walk: to its left
-    /// nothing is known.
-    pub fn retrieve(&self, headers: &HeaderMap, peer: ClientAddr) -> ClientIp {
-        if self.peer_trust == PeerTrust::Required && !self.trusted.has(peer.ip()) {
-            return ClientIp::peer(peer);
-        }
-        let lines = headers.get_all(&self.header).iter();
-        if self.trusted == Trusted::Everyone {
-            let leftmost = lines.flat_map(|line| members(line.as_bytes())).next();
-            return leftmost.and_then(address).map_or_else(
-                || ClientIp::peer(peer),
-                |ip| ClientIp {
-                    ip,
-                    provenance: Provenance::Leftmost,
-                },
-            );
-        }
-        let mut found = ClientIp::peer(peer);
-        for entry in lines
-            .rev()
-            .flat_map(|line| members(line.as_bytes()).rev())
-            .take(MAX_ENTRIES)
-        {
-            let Some(ip) = address(entry) else { break };
-            if !self.trusted.has(ip) {
-                return ClientIp {
-                    ip,
-                    provenance: Provenance::Header,
-                };
-            }
-            found = ClientIp {
-                ip,
-                provenance: Provenance::Leftmost,
-            };
-        }
-        found
-    }
+    found
 }
 
 /// Reads one entry: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`.
@@ -202,53 +69,36 @@ fn is_port(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok()
 }
 
-/// Reads one trusted entry; networks of IPv4-mapped addresses are held as IPv4, as addresses are.
-fn network(entry: &str) -> Result<IpNet, TrustedError> {
-    let entry = entry.trim();
-    let network = entry
-        .parse::<IpNet>()
-        .or_else(|_| entry.parse::<IpAddr>().map(IpNet::from))
-        .map_err(|_| TrustedError::NotANetwork(entry.to_owned()))?;
-    let mapped = match network.addr() {
-        IpAddr::V6(ip) => ip
-            .to_ipv4_mapped()
-            .zip(network.prefix_len().checked_sub(96)),
-        IpAddr::V4(_) => None,
-    };
-    match mapped {
-        Some((ip, prefix)) => Ipv4Net::new(ip, prefix)
-            .map(IpNet::V4)
-            .map_err(|_| TrustedError::NotANetwork(entry.to_owned())),
-        None => Ok(network),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use http::{HeaderName, HeaderValue};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::network;
 
     const PEER: &str = "10.0.0.3";
     const CHAIN: &str = "203.0.113.9, 10.0.0.1, 10.0.0.2";
 
-    fn retrieve(trusted: &str, peer_trust: PeerTrust, lines: &[&[u8]]) -> ClientIp {
-        let policy = ClientIpPolicy {
+    fn settings(trusted: &str, peer_trust: PeerTrust) -> ClientIpSettings {
+        let networks: Vec<_> = trusted
+            .split(';')
+            .map(|text| network::parse(text).unwrap())
+            .collect();
+        ClientIpSettings {
             header: HeaderName::from_static("x-forwarded-for"),
-            trusted: Trusted::parse(trusted.split(';')).unwrap(),
+            trusted: Trusted::new(&networks),
             peer_trust,
-        };
+        }
+    }
+
+    fn retrieve(trusted: &str, peer_trust: PeerTrust, lines: &[&[u8]]) -> ClientIp {
         let mut headers = HeaderMap::new();
         for line in lines {
-            headers.append(
-                "x-forwarded-for",
-                http::HeaderValue::from_bytes(line).unwrap(),
-            );
+            headers.append("x-forwarded-for", HeaderValue::from_bytes(line).unwrap());
         }
-        policy.retrieve(
-            &headers,
-            ClientAddr::new(format!("{PEER}:4711").parse().unwrap()),
-        )
+        let peer = ClientAddr::new(format!("{PEER}:4711").parse().unwrap());
+        super::retrieve(&settings(trusted, peer_trust), &headers, peer)
     }
 
     fn check(trusted: &str, line: &str, ip: &str, provenance: Provenance) {
@@ -373,32 +223,35 @@ mod tests {
     }
 
     #[test]
-    fn trusted_lists_hold_addresses_and_networks() {
-        assert_eq!(
-            Trusted::parse([
-                "10.1.1.0/24",
-                " 2001:db8::/32 ",
-                "192.0.2.1",
-                "::ffff:198.51.100.0/120"
-            ]),
-            Ok(Trusted::Networks(vec![
-                "10.1.1.0/24".parse().unwrap(),
-                "2001:db8::/32".parse().unwrap(),
-                "192.0.2.1/32".parse().unwrap(),
-                "198.51.100.0/24".parse().unwrap(),
-            ]))
-        );
-        assert_eq!(
-            Trusted::parse(["10.0.0.0/8", "0.0.0.0/0"]),
-            Ok(Trusted::Everyone)
-        );
-        assert_eq!(Trusted::parse([]), Err(TrustedError::Empty));
-        for entry in ["", "proxy.internal", "10.0.0.0/33"] {
-            assert_eq!(
-                Trusted::parse([entry]),
-                Err(TrustedError::NotANetwork(entry.to_owned()))
-            );
-        }
+    fn another_header_is_read_in_its_place() {
+        let settings = ClientIpSettings {
+            header: HeaderName::from_static("ali-cdn-real-ip"),
+            ..settings("0.0.0.0/0", PeerTrust::Assumed)
+        };
+        let mut headers = HeaderMap::new();
+        headers.append("x-forwarded-for", HeaderValue::from_static(CHAIN));
+        let peer = ClientAddr::new("10.0.0.3:4711".parse().unwrap());
+        let found = super::retrieve(&settings, &headers, peer);
+        assert_eq!(found, ClientIp::last_hop(peer));
+        headers.append("ali-cdn-real-ip", HeaderValue::from_static("198.51.100.7"));
+        let found = super::retrieve(&settings, &headers, peer);
+        assert_eq!(found.to_string(), "198.51.100.7");
+    }
+
+    #[test]
+    fn an_announced_client_is_the_last_hop() {
+        let relay = ClientAddr::new("192.0.2.200:1".parse().unwrap());
+        let client = relay.announced("10.0.0.3:4711".parse().unwrap());
+        let mut headers = HeaderMap::new();
+        let required = settings("10.0.0.0/8", PeerTrust::Required);
+        let found = super::retrieve(&required, &headers, client);
+        assert_eq!(found.to_string(), PEER);
+        assert_eq!(found.provenance(), Provenance::ProxyProtocol);
+        headers.append("x-forwarded-for", HeaderValue::from_static(CHAIN));
+        let found = super::retrieve(&required, &headers, client);
+        assert_eq!(found.to_string(), "203.0.113.9");
+        let found = super::retrieve(&required, &headers, relay);
+        assert_eq!(found, ClientIp::last_hop(relay));
     }
 
     fn entry() -> impl Strategy<Value = String> {
@@ -419,7 +272,7 @@ mod tests {
             for trusted in ["0.0.0.0/0", "10.0.0.0/8", "0.0.0.0/1;8000::/1", "192.0.2.1"] {
                 let found = retrieve(trusted, peer_trust, &[line.as_bytes()]);
                 let listed = members(line.as_bytes()).filter_map(address).any(|ip| ip == found.ip());
-                prop_assert!(listed || found == ClientIp::peer(ClientAddr::new("10.0.0.3:1".parse().unwrap())));
+                prop_assert!(listed || found == ClientIp::last_hop(ClientAddr::new("10.0.0.3:1".parse().unwrap())));
             }
         }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: [(Neighbours, &[&str]); 6] = [
     (
         Neighbours::Talk,
-        &["addr", "stream", "timer", "task", "failure"],
+        &["addr", "network", "stream", "timer", "task", "failure"],
     ),
     (Neighbours::Apart, &["config"]),
     (

@@ -20,6 +20,7 @@ mod architecture;
 mod backends;
 mod cli;
 mod client_auth;
+mod client_ip;
 mod floods;
 mod framing;
 mod grpc;

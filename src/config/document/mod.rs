@@ -169,6 +169,12 @@ pub(super) struct ListenerDocument {
     pub(super) extended_timeouts: Field<bool>,
     /// `server_group`
     pub(super) server_group: Field<String>,
+    /// `proxy_protocol`
+    pub(super) proxy_protocol: Option<ProxyProtocolDocument>,
+    /// `[listener.access]`
+    pub(super) access: Option<AccessDocument>,
+    /// `[listener.client_ip]`
+    pub(super) client_ip: Option<ClientIpDocument>,
     /// `[listener.compression]`
     pub(super) compression: Option<CompressionDocument>,
     /// `[listener.headers]`
@@ -188,6 +194,37 @@ pub(super) struct ClientAuthDocument {
     pub(super) crl: Field<Vec<Written<String>>>,
     /// `mode`
     pub(super) mode: Field<String>,
+}
+
+/// `proxy_protocol`
+#[derive(Debug)]
+pub(super) struct ProxyProtocolDocument {
+    /// Where the table stands.
+    pub(super) origin: Origin,
+    /// `trusted`
+    pub(super) trusted: Field<Vec<Written<String>>>,
+}
+
+/// `[listener.access]`
+#[derive(Debug)]
+pub(super) struct AccessDocument {
+    /// `allow`
+    pub(super) allow: Field<Vec<Written<String>>>,
+    /// `deny`
+    pub(super) deny: Field<Vec<Written<String>>>,
+}
+
+/// `[listener.client_ip]`
+#[derive(Debug)]
+pub(super) struct ClientIpDocument {
+    /// Where the table stands.
+    pub(super) origin: Origin,
+    /// `header`
+    pub(super) header: Field<String>,
+    /// `trusted`
+    pub(super) trusted: Field<Vec<Written<String>>>,
+    /// `require_trusted_peer`
+    pub(super) require_trusted_peer: Field<bool>,
 }
 
 /// `[listener.compression]`
@@ -335,8 +372,6 @@ fn read_tls_policy(table: &mut Reader<'_, '_>) -> TlsPolicyDocument {
 }
 
 fn read_listener(table: &mut Reader<'_, '_>) -> ListenerDocument {
-    // Read for its keys' sake only: none of them works yet.
-    table.table("access", &keys::ACCESS);
     ListenerDocument {
         origin: table.origin(),
         name: table.leaf("name"),
@@ -355,6 +390,26 @@ fn read_listener(table: &mut Reader<'_, '_>) -> ListenerDocument {
         header_timeout: table.leaf("header_timeout"),
         extended_timeouts: table.leaf("extended_timeouts"),
         server_group: table.leaf("server_group"),
+        proxy_protocol: table
+            .table("proxy_protocol", &keys::PROXY_PROTOCOL)
+            .map(|mut table| ProxyProtocolDocument {
+                origin: table.origin(),
+                trusted: table.list("trusted"),
+            }),
+        access: table
+            .table("access", &keys::ACCESS)
+            .map(|mut table| AccessDocument {
+                allow: table.list("allow"),
+                deny: table.list("deny"),
+            }),
+        client_ip: table
+            .table("client_ip", &keys::CLIENT_IP)
+            .map(|mut table| ClientIpDocument {
+                origin: table.origin(),
+                header: table.leaf("header"),
+                trusted: table.list("trusted"),
+                require_trusted_peer: table.leaf("require_trusted_peer"),
+            }),
         compression: table
             .table("compression", &keys::COMPRESSION)
             .map(|mut table| read_compression(&mut table)),

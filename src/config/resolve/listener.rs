@@ -59,6 +59,9 @@ impl Resolver<'_> {
         let socket = self.socket(written);
         let tags = self.tags(&written.tags);
         let timeouts = self.timeouts(written);
+        let proxy_protocol = self.proxy_protocol(written.proxy_protocol.as_ref());
+        let access = self.access(written.access.as_ref());
+        let client_ip = self.client_ip(written.client_ip.as_ref());
         let compression = self.compression(written.compression.as_ref());
         let headers = self.headers(written.headers.as_ref());
         let group = self.default_group(written, scope);
@@ -79,6 +82,9 @@ impl Resolver<'_> {
             tags,
             group: group?,
             timeouts,
+            proxy_protocol,
+            access,
+            client_ip,
             compression,
             headers,
             origin: written.origin.clone(),

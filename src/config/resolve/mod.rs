@@ -4,6 +4,7 @@
 //! shows every mistake. A plan comes out only if there was none.
 
 mod certificate;
+mod client;
 mod client_auth;
 mod environment;
 mod group;
