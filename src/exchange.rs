@@ -26,6 +26,7 @@ use crate::config::plan::{Algorithm, CompressionSettings};
 use crate::connection::{Connection, View};
 use crate::failure::{Failure, client_closed_request};
 use crate::http::http2::StreamPace;
+use crate::http::request::head_length;
 use crate::listener::Listener;
 use crate::telemetry::access_log::{Record, RequestFacts, Scheme};
 use crate::telemetry::writer::AccessLogHandle;
@@ -96,7 +97,8 @@ impl Exchange {
                 user_agent: field(USER_AGENT),
                 forwarded_for: field(X_FORWARDED_FOR),
                 real_ip: field(X_REAL_IP),
-                head_length: head_length(request),
+                // About as long as it was on the wire: hyper does not tell.
+                head_length: head_length(request) as u64,
                 body_received: 0,
                 body_sent: 0,
                 status: None,
@@ -154,21 +156,6 @@ impl Drop for Exchange {
             entry.write(&self.connection);
         }
     }
-}
-
-/// About as long as the head was on the wire: hyper does not tell.
-fn head_length(request: &Parts) -> u64 {
-    let target = request
-        .uri
-        .path_and_query()
-        .map_or(1, |target| target.as_str().len());
-    let line = request.method.as_str().len() + target + "  HTTP/1.1\r\n\r\n".len();
-    let fields: usize = request
-        .headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len())
-        .sum();
-    (line + fields) as u64
 }
 
 /// A response body on its way to the client, with the exchange that ends when it is dropped.

@@ -25,22 +25,38 @@ use crate::config::plan::{Algorithm, CompressionPlan, CompressionSettings, Group
 use crate::connection::{Connection, Tunnel, View};
 use crate::exchange::{Exchange, PlainBody, ResponseBody};
 use crate::failure::Failure;
+use crate::http::activity::Closing;
 use crate::http::http2::{Companion, Parting, StreamPace};
 use crate::http::reply::{Afterwards, reply};
-use crate::http::request::{self, Continue, Host, MAX_BODY};
+use crate::http::request::{self, Continue, Host};
 use crate::http::taken_over::TakenOver;
 use crate::http::tunnel::Ending;
 use crate::transform::compression::negotiate::{self, Accepted, Decision};
 use crate::transform::{hop_by_hop, websocket};
 
-/// Answers a request.
+/// Answers a request; the last one of its connection is also told so.
 pub async fn handle(
     request: Request<Incoming>,
     connection: Rc<Connection>,
     pace: Option<Rc<StreamPace>>,
 ) -> Result<Response<ResponseBody>, h2::Error> {
-    let (mut parts, body) = request.into_parts();
     let view = connection.view();
+    let next = Next::of(&request, &connection, &view);
+    let mut response = answer(request, Rc::clone(&connection), view, pace).await?;
+    match next {
+        Next::May => {}
+        Next::None => part(&mut response, &connection),
+    }
+    Ok(response)
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    connection: Rc<Connection>,
+    view: View,
+    pace: Option<Rc<StreamPace>>,
+) -> Result<Response<ResponseBody>, h2::Error> {
+    let (mut parts, body) = request.into_parts();
     let mut exchange = Exchange::begin(&connection, &view, &parts);
     let body_came = BodyCame::of(&body);
     let asked = Asked::of(&parts, &view);
@@ -80,6 +96,38 @@ pub async fn handle(
             }
         },
     )
+}
+
+/// Whether an HTTP/1 connection may have another request after this one (`requests_per_connection`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    May,
+    None,
+}
+
+impl Next {
+    /// Over HTTP/2 the client learns at once that it may open no more streams; those that are open go on.
+    fn of(request: &Request<Incoming>, connection: &Connection, view: &View) -> Self {
+        let limit = view.listener.plan.limits.requests_per_connection;
+        if limit.is_none_or(|limit| connection.activity.requests() < limit.get()) {
+            return Self::May;
+        }
+        if request.version() == Version::HTTP_2 {
+            connection.activity.close(Closing::Graceful);
+            return Self::May;
+        }
+        Self::None
+    }
+}
+
+/// Makes an answer the last of an HTTP/1 connection; what the client has sent ahead is not answered.
+fn part(response: &mut Response<ResponseBody>, connection: &Connection) {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        connection.activity.body_left_unread();
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
 }
 
 /// What a request asked for in fields that are cleaned away before the answer comes.
@@ -122,7 +170,8 @@ async fn forward(
     view: &View,
     exchange: &mut Exchange,
 ) -> Result<Answer, Failure> {
-    let host = request::check(parts)?;
+    let limits = &view.listener.plan.limits;
+    let host = request::check(parts, limits)?;
     let group = view.live.group(view.listener.plan.group);
     suits(parts, group.shared.protocol)?;
     let expectation = request::expects_continue(parts.version, &mut parts.headers)?;
@@ -157,7 +206,7 @@ async fn forward(
             Continue::Yes => Expectation::Continue,
             Continue::No => Expectation::None,
         },
-        body_limit: MAX_BODY,
+        body_limit: limits.body_bytes,
         clean_trailers: hop_by_hop::clean_trailers,
         timeout: listener.plan.timeouts.request,
     };

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::config::plan::{
     AccessLogPlan, Algorithm, ClientAuthMode, CompressionSettings, ForwardedFor, GroupProtocol,
-    HeadersPlan, Http2, ListenAddress, LogFormat, LogPlan, LogTarget, PeerTrust, ServerPlan,
-    Switch, Timeouts, UnknownLength, Workers,
+    HeadersPlan, Http2, Limits, ListenAddress, LogFormat, LogPlan, LogTarget, PeerTrust,
+    ServerPlan, Switch, Timeouts, UnknownLength, Workers,
 };
 use crate::config::tls_policy::SystemPolicy;
 use crate::config::value;
@@ -113,6 +113,44 @@ pub const HEADERS: HeadersPlan = HeadersPlan {
     slb_id: Switch::Off,
 };
 
+/// `header_bytes`: 64 KiB (config.toml; answered 431, alb.md decision 18); bounds ours.
+pub const HEADER_BYTES: Rule<usize> = Rule {
+    default: 64 * 1024,
+    least: 256,
+    most: 1024 * 1024,
+};
+/// `header_line_bytes`: 32 KiB (config.toml; 400 for a field line, 414 for the target, alb.md decision 18); the
+/// upper bound is the longest target that the HTTP library takes, the lower one is ours.
+pub const HEADER_LINE_BYTES: Rule<usize> = Rule {
+    default: 32 * 1024,
+    least: 64,
+    most: 65_534,
+};
+/// `header_count`: 100 (config.toml; 431, alb.md decision 18); bounds ours.
+pub const HEADER_COUNT: Rule<usize> = Rule {
+    default: 100,
+    least: 1,
+    most: 1000,
+};
+/// `body_bytes`: 50 GiB (config.toml; 413, alb.md decision 18); bounds ours.
+pub const BODY_BYTES: Rule<u64> = Rule {
+    default: 50 << 30,
+    least: 1,
+    most: 1 << 50,
+};
+/// `http2_max_streams`: 128 (config.toml; RFC 9113 section 6.5.2 wants no fewer than 100); bounds ours.
+pub const HTTP2_MAX_STREAMS: Rule<u32> = Rule {
+    default: 128,
+    least: 1,
+    most: 1024,
+};
+/// `requests_per_connection`: no limit (alb.md decision 19); bounds ours.
+pub const REQUESTS_PER_CONNECTION: Rule<u64> = Rule {
+    default: 0,
+    least: 0,
+    most: u32::MAX as u64,
+};
+
 /// `weight`: 100, 0 to 100 (alb.md 7.1).
 pub const WEIGHT: Rule<u8> = Rule {
     default: 100,
@@ -169,6 +207,18 @@ pub fn timeouts() -> Timeouts {
         request: REQUEST_TIMEOUT.default,
         handshake: HANDSHAKE_TIMEOUT.default,
         header: HEADER_TIMEOUT.default,
+    }
+}
+
+/// `[listener.limits]` where a listener has no such table.
+pub fn limits() -> Limits {
+    Limits {
+        header_bytes: HEADER_BYTES.default,
+        header_line_bytes: HEADER_LINE_BYTES.default,
+        header_count: HEADER_COUNT.default,
+        body_bytes: BODY_BYTES.default,
+        http2_max_streams: HTTP2_MAX_STREAMS.default,
+        requests_per_connection: NonZeroU64::new(REQUESTS_PER_CONNECTION.default),
     }
 }
 

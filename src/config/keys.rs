@@ -120,6 +120,7 @@ pub(super) const LISTENER: Keys = Keys {
         "client_ip",
         "headers",
         "client_auth",
+        "limits",
         "access",
     ],
     not_yet: &[
@@ -127,7 +128,6 @@ pub(super) const LISTENER: Keys = Keys {
         ("quic_listener", Off::Never),
         ("quic_advertised_port", Off::Never),
         ("loop_detection", Off::False),
-        ("limits", Off::Never),
         ("rule", Off::Never),
     ],
 };
@@ -190,6 +190,20 @@ pub(super) const HEADERS: Keys = Keys {
         ("client_cert_rfc9440", Off::False),
         ("request_id", Off::False),
     ],
+};
+
+/// `[listener.limits]`
+pub(super) const LIMITS: Keys = Keys {
+    title: "[listener.limits]",
+    works: &[
+        "header_bytes",
+        "header_line_bytes",
+        "header_count",
+        "body_bytes",
+        "http2_max_streams",
+        "requests_per_connection",
+    ],
+    not_yet: &[("min_rate", Off::Zero), ("connection_memory", Off::Never)],
 };
 
 /// `[listener.access]`
@@ -263,6 +277,7 @@ pub(super) const TABLES: &[&Keys] = &[
     &CLIENT_IP,
     &COMPRESSION,
     &HEADERS,
+    &LIMITS,
     &ACCESS,
     &SERVER_GROUP,
     &SERVER_ENTRY,

@@ -202,6 +202,8 @@ pub struct ListenerPlan {
     pub compression: CompressionPlan,
     /// `[listener.headers]`
     pub headers: HeadersPlan,
+    /// `[listener.limits]`
+    pub limits: Limits,
     /// Where the table stands.
     pub origin: Origin,
     /// Where its port (or address) was written.
@@ -474,6 +476,25 @@ pub enum Switch {
     On,
     /// What the client sent passes.
     Off,
+}
+
+/// `[listener.limits]`: what a client may ask of a listener, the same over HTTP/1 and HTTP/2.
+///
+/// Every number is the largest that is still taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `header_bytes`: a whole head as it stands on the wire of HTTP/1.1.
+    pub header_bytes: usize,
+    /// `header_line_bytes`: one field line, or the request target.
+    pub header_line_bytes: usize,
+    /// `header_count`: fields of a head; every crumb of a cookie is one.
+    pub header_count: usize,
+    /// `body_bytes`: a request's body.
+    pub body_bytes: u64,
+    /// `http2_max_streams`: requests of one connection at the same time.
+    pub http2_max_streams: u32,
+    /// `requests_per_connection`; `None`: no limit.
+    pub requests_per_connection: Option<NonZeroU64>,
 }
 
 /// `[[server_group]]`

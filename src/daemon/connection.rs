@@ -167,7 +167,7 @@ async fn serve_http1(stream: Box<ClientStream>, connection: Rc<Connection>) {
         stream,
         early,
         ending,
-    } = http1::serve(stream, activity, &listener.plan.timeouts, handle).await;
+    } = http1::serve(stream, activity, &listener.plan, handle).await;
     let (tls, log) = (connection.tls.as_ref(), connection.access_log());
     // Taken in any case: a tunnel that cannot begin would hold on to the connection for ever.
     let tunnel = connection.take_tunnel();
@@ -198,8 +198,8 @@ async fn serve_http2(stream: Box<ClientStream>, connection: Rc<Connection>) {
     let activity = Rc::clone(&connection.activity);
     let client = connection.client;
     let handle = move |request, pace| proxy::handle(request, Rc::clone(&connection), Some(pace));
-    let timeouts = &listener.plan.timeouts;
-    match http2::serve(stream, &activity, timeouts, handle, Worker::spawn_boxed).await {
+    let plan = &listener.plan;
+    match http2::serve(stream, &activity, plan, handle, Worker::spawn_boxed).await {
         (http2::Ending::Flooded(reason), _) => {
             tracing::info!(target: "lockgate::http2", %client, listener = %listener.name, %reason,
                 "closed: the client floods");

@@ -21,10 +21,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
-use super::MAX_HEAD;
 use super::activity::{Activity, Closing, Phase};
 use super::io::HttpIo;
-use crate::config::plan::Timeouts;
+use crate::config::plan::{Limits, ListenerPlan, Timeouts};
 use crate::failure::Failure;
 use crate::stream::{ClientStream, Meter};
 use crate::timer::LazyTimer;
@@ -33,6 +32,9 @@ use crate::timer::LazyTimer;
 const PARK_AFTER: Duration = Duration::from_millis(100);
 /// The most that hyper buffers of what a client sends ahead of its turn.
 const MAX_BUFFER: usize = 128 * 1024;
+
+/// The most fields of a head that hyper reads unless told otherwise.
+const HYPER_FIELDS: usize = 100;
 
 /// A connection that has ended as HTTP/1.
 #[derive(Debug)]
@@ -71,11 +73,11 @@ enum Stop {
     Deadline(Ending),
 }
 
-/// Serves requests on `stream` until it ends.
+/// Serves requests on `stream` until it ends, by the timeouts and limits of `plan`.
 pub async fn serve<H, F, B, E>(
     mut stream: Box<ClientStream>,
     activity: &Rc<Activity>,
-    timeouts: &Timeouts,
+    plan: &ListenerPlan,
     handle: H,
 ) -> End
 where
@@ -85,6 +87,9 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
+    let ListenerPlan {
+        timeouts, limits, ..
+    } = plan;
     let mut early = Bytes::new();
     let mut timer = LazyTimer::new();
     activity.begin_idle();
@@ -102,7 +107,7 @@ where
             handle(request)
         });
         // Boxed, so that a parked connection's task does not keep room for it.
-        let mut http = Box::new(builder().serve_connection(io, service));
+        let mut http = Box::new(builder(limits).serve_connection(io, service));
         let result = poll_fn(|cx| driver.poll(&mut http, cx)).await;
         let stop = driver.stop;
         let parts = http.into_parts();
@@ -142,13 +147,17 @@ where
     }
 }
 
-fn builder() -> http1::Builder {
+fn builder(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .header_read_timeout(None)
         .title_case_headers(true)
-        .max_header_size(MAX_HEAD)
-        .max_buf_size(MAX_BUFFER);
+        .max_header_size(limits.header_bytes)
+        .max_buf_size(MAX_BUFFER.max(limits.header_bytes + 1));
+    // A lower limit is `request::check`'s: any other number than hyper's own costs it two allocations a request.
+    if limits.header_count > HYPER_FIELDS {
+        builder.max_headers(limits.header_count);
+    }
     builder
 }
 

@@ -25,24 +25,23 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
-use super::MAX_HEAD;
 use super::activity::{Activity, Closing, Phase};
 use super::allowance::{Allowance, Flood};
 use super::io::{Lent, SharedStream};
 use super::linger;
-use crate::config::plan::Timeouts;
+use crate::config::plan::{Limits, ListenerPlan, Timeouts};
 use crate::stream::{ClientStream, Meter};
 use crate::task::Spawn;
 use crate::timer::LazyTimer;
 
-/// Streams that a client may have open at once.
-const MAX_STREAMS: u32 = 128;
 /// Bytes that a client may send ahead on one stream.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Bytes that a client may send ahead on a connection.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Bytes buffered for one stream that the client does not take.
 const SEND_BUFFER: usize = 64 * 1024;
+/// What the pseudo-header fields count for in the size of a field list, beyond what HTTP/1.1 writes for them.
+const PSEUDO_FIELDS: usize = 256;
 /// How long a connection may take to end once it was told to and has no stream left: time for its client
 /// to take what is buffered. A client that goes on sending PINGs gains nothing.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -131,11 +130,11 @@ pub enum Ending {
     Flooded(String),
 }
 
-/// Serves requests on `stream` until it ends; `spawn` runs a stream's task.
+/// Serves requests on `stream` until it ends, by the timeouts and limits of `plan`; `spawn` runs a stream's task.
 pub async fn serve<H, F, B, E>(
     stream: Box<ClientStream>,
     activity: &Rc<Activity>,
-    timeouts: &Timeouts,
+    plan: &ListenerPlan,
     handle: H,
     spawn: Spawn,
 ) -> (Ending, Option<Box<ClientStream>>)
@@ -147,6 +146,9 @@ where
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     activity.begin_idle();
+    let ListenerPlan {
+        timeouts, limits, ..
+    } = plan;
     let pace = ConnectionPace {
         meter: Rc::clone(stream.meter()),
         received_before: stream.meter().received(),
@@ -169,7 +171,7 @@ where
         Box::pin(handle(request, pace))
     });
     let (shared, lent) = SharedStream::lend(stream, Rc::clone(&allowance));
-    let mut http = Box::pin(builder(tasks).serve_connection(TokioIo::new(shared), service));
+    let mut http = Box::pin(builder(tasks, limits).serve_connection(TokioIo::new(shared), service));
     let mut timer = LazyTimer::new();
     let mut told_at: Option<Instant> = None;
     let ending = poll_fn(|cx| {
@@ -300,17 +302,25 @@ impl ConnectionPace<'_> {
     }
 }
 
-fn builder(tasks: Tasks) -> http2::Builder<Tasks> {
+fn builder(tasks: Tasks, limits: &Limits) -> http2::Builder<Tasks> {
     let mut builder = http2::Builder::new(tasks);
     builder
-        .max_concurrent_streams(MAX_STREAMS)
+        .max_concurrent_streams(limits.http2_max_streams)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
-        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+        .max_header_list_size(list_size(limits))
         .keep_alive_interval(None)
         .enable_connect_protocol();
     builder
+}
+
+/// The size of a field list (RFC 9113 section 6.5.2), above which a head is refused unseen: so much that
+/// every head which is within the listener's limits is below. Those are `request::check`'s to hold.
+fn list_size(limits: &Limits) -> u32 {
+    // A field counts for 32 bytes more than its name and value, of which HTTP/1.1 has 4 on its wire.
+    let fields = limits.header_count * 28;
+    u32::try_from(limits.header_bytes + fields + PSEUDO_FIELDS).unwrap_or(u32::MAX)
 }
 
 /// Runs the tasks of a connection's streams, each under its stall limit.

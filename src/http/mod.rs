@@ -12,6 +12,3 @@ pub mod reply;
 pub mod request;
 pub mod taken_over;
 pub mod tunnel;
-
-/// The largest request head, in bytes (alb.md decision 18): more is answered 431.
-pub const MAX_HEAD: usize = 64 * 1024;

@@ -9,14 +9,8 @@ use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Method, Version};
 use hyper::ext::Protocol;
 
+use crate::config::plan::Limits;
 use crate::failure::Failure;
-
-/// The longest field line and the longest request target, in bytes.
-const MAX_LINE: usize = 32 * 1024;
-/// The most fields of a head.
-const MAX_FIELDS: usize = 100;
-/// The longest body, in bytes: 50 GiB.
-pub const MAX_BODY: u64 = 50 << 30;
 
 /// The host that a request is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,10 +22,10 @@ pub struct Host {
 }
 
 /// Judges a request's head. An HTTP/1.0 request may have no host.
-pub fn check(parts: &Parts) -> Result<Option<Host>, Failure> {
+pub fn check(parts: &Parts, limits: &Limits) -> Result<Option<Host>, Failure> {
     check_method(parts)?;
-    check_sizes(parts)?;
-    check_framing(&parts.headers)?;
+    check_sizes(parts, limits)?;
+    check_framing(&parts.headers, limits)?;
     check_target(parts)?;
     host(parts)
 }
@@ -50,27 +44,56 @@ fn is_websocket(protocol: &Protocol) -> bool {
     protocol.as_str().eq_ignore_ascii_case("websocket")
 }
 
-fn check_sizes(parts: &Parts) -> Result<(), Failure> {
+fn check_sizes(parts: &Parts, limits: &Limits) -> Result<(), Failure> {
     if parts
         .uri
         .path_and_query()
-        .is_some_and(|target| target.as_str().len() > MAX_LINE)
+        .is_some_and(|target| target.as_str().len() > limits.header_line_bytes)
     {
         return Err(Failure::TargetTooLong);
     }
-    if parts.headers.len() > MAX_FIELDS {
+    if parts.headers.len() > limits.header_count {
+        return Err(Failure::HeadTooLarge);
+    }
+    // Over HTTP/1 hyper has measured the head itself, on the wire.
+    if parts.version == Version::HTTP_2 && head_length(parts) > limits.header_bytes {
         return Err(Failure::HeadTooLarge);
     }
     let line =
         |(name, value): (&http::HeaderName, &HeaderValue)| name.as_str().len() + 2 + value.len();
-    if parts.headers.iter().any(|field| line(field) > MAX_LINE) {
+    if parts
+        .headers
+        .iter()
+        .any(|field| line(field) > limits.header_line_bytes)
+    {
         return Err(Failure::FieldTooLong);
     }
     Ok(())
 }
 
+/// How long a head is, or would be, on the wire of HTTP/1.1.
+pub fn head_length(parts: &Parts) -> usize {
+    let target = parts
+        .uri
+        .path_and_query()
+        .map_or(1, |target| target.as_str().len());
+    let line = parts.method.as_str().len() + target + "  HTTP/1.1\r\n\r\n".len();
+    let authority = match parts.uri.authority() {
+        Some(authority) if !parts.headers.contains_key(HOST) => {
+            "host: \r\n".len() + authority.as_str().len()
+        }
+        Some(_) | None => 0,
+    };
+    let fields: usize = parts
+        .headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len())
+        .sum();
+    line + authority + fields
+}
+
 /// One `chunked`, or one length; hyper has refused lengths that differ or are no numbers.
-fn check_framing(headers: &HeaderMap) -> Result<(), Failure> {
+fn check_framing(headers: &HeaderMap, limits: &Limits) -> Result<(), Failure> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next()
         && (!coding.as_bytes().eq_ignore_ascii_case(b"chunked") || codings.next().is_some())
@@ -86,7 +109,7 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Failure> {
             .to_str()
             .ok()
             .and_then(|text| text.parse::<u64>().ok());
-        if length.ok_or(Failure::RequestMalformed)? > MAX_BODY {
+        if length.ok_or(Failure::RequestMalformed)? > limits.body_bytes {
             return Err(Failure::BodyTooLarge);
         }
     }
@@ -305,6 +328,11 @@ mod tests {
     use http::Request;
 
     use super::*;
+    use crate::config::defaults;
+
+    fn judge(parts: &Parts) -> Result<Option<Host>, Failure> {
+        check(parts, &defaults::limits())
+    }
 
     fn parts(method: &str, uri: &str, version: Version, fields: &[(&str, &str)]) -> Parts {
         let mut request = Request::builder().method(method).uri(uri).version(version);
@@ -398,7 +426,7 @@ mod tests {
 
     fn check_hosts(version: Version, rows: &[Row<'_>]) {
         for (uri, fields, expected) in rows {
-            let host = check(&parts("GET", uri, version, fields));
+            let host = judge(&parts("GET", uri, version, fields));
             let host = host.map(|host| host.map(|host| host.canonical));
             let expected =
                 expected.map(|host| host.map(|host| HeaderValue::from_str(host).unwrap()));
@@ -446,7 +474,7 @@ mod tests {
     #[test]
     fn heads_are_refused_with_the_status_of_their_fault() {
         let host = ("host", "a.example");
-        let long = "x".repeat(MAX_LINE);
+        let long = "x".repeat(defaults::HEADER_LINE_BYTES.default);
         let target = format!("/{long}");
         let fields = vec![host; 1]
             .into_iter()
@@ -501,20 +529,80 @@ mod tests {
             ("GET", "/a/../b", &[host], Failure::PathUnsafe),
         ] {
             let parts = parts(method, uri, Version::HTTP_11, fields);
-            assert_eq!(check(&parts), Err(failure), "{method} {:.40}", uri);
+            assert_eq!(judge(&parts), Err(failure), "{method} {:.40}", uri);
         }
     }
 
     #[test]
     fn limits_are_inclusive() {
-        let value = "x".repeat(MAX_LINE - "x-long: ".len());
-        let target = format!("/{}", "x".repeat(MAX_LINE - 1));
+        let line = defaults::HEADER_LINE_BYTES.default;
+        let value = "x".repeat(line - "x-long: ".len());
+        let target = format!("/{}", "x".repeat(line - 1));
         let fields = [
             ("host", "a.example"),
             ("x-long", value.as_str()),
             ("content-length", "53687091200"),
         ];
-        assert!(check(&parts("POST", &target, Version::HTTP_11, &fields)).is_ok());
+        assert!(judge(&parts("POST", &target, Version::HTTP_11, &fields)).is_ok());
+    }
+
+    #[test]
+    fn every_limit_is_the_listeners() {
+        let head = "GET /12345 HTTP/1.1\r\nhost: a.example\r\nx-a: 1\r\ncontent-length: 7\r\n\r\n";
+        let fits = Limits {
+            header_bytes: head.len(),
+            header_line_bytes: "content-length: 7".len(),
+            header_count: 3,
+            body_bytes: 7,
+            ..defaults::limits()
+        };
+        let fields = [("host", "a.example"), ("x-a", "1"), ("content-length", "7")];
+        let request = parts("GET", "/12345", Version::HTTP_2, &fields);
+        assert_eq!(head_length(&request), head.len());
+        assert!(check(&request, &fits).is_ok());
+        let (header_bytes, header_count) = (fits.header_bytes - 1, fits.header_count - 1);
+        let (line, body_bytes) = (fits.header_line_bytes - 1, fits.body_bytes - 1);
+        for (limits, failure) in [
+            (
+                Limits {
+                    header_bytes,
+                    ..fits
+                },
+                Failure::HeadTooLarge,
+            ),
+            (
+                Limits {
+                    header_count,
+                    ..fits
+                },
+                Failure::HeadTooLarge,
+            ),
+            (
+                Limits {
+                    header_line_bytes: line,
+                    ..fits
+                },
+                Failure::FieldTooLong,
+            ),
+            (
+                Limits {
+                    header_line_bytes: 5,
+                    ..fits
+                },
+                Failure::TargetTooLong,
+            ),
+            (Limits { body_bytes, ..fits }, Failure::BodyTooLarge),
+        ] {
+            assert_eq!(check(&request, &limits), Err(failure), "{limits:?}");
+        }
+        // The authority of HTTP/2 counts as the field that it stands for.
+        let bare = parts(
+            "GET",
+            "https://a.example/12345",
+            Version::HTTP_2,
+            &fields[1..],
+        );
+        assert_eq!(head_length(&bare), head.len());
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod grpc;
 mod headers;
 mod http;
 mod http2;
+mod limits;
 mod reload;
 mod shutdown;
 mod support;

@@ -181,6 +181,8 @@ pub(super) struct ListenerDocument {
     pub(super) headers: Option<HeadersDocument>,
     /// `[listener.client_auth]`
     pub(super) client_auth: Option<ClientAuthDocument>,
+    /// `[listener.limits]`
+    pub(super) limits: Option<LimitsDocument>,
 }
 
 /// `[listener.client_auth]`
@@ -261,6 +263,23 @@ pub(super) struct HeadersDocument {
     pub(super) x_forwarded_client_srcport: Field<bool>,
     /// `slb_id`
     pub(super) slb_id: Field<bool>,
+}
+
+/// `[listener.limits]`
+#[derive(Debug)]
+pub(super) struct LimitsDocument {
+    /// `header_bytes`
+    pub(super) header_bytes: Field<i64>,
+    /// `header_line_bytes`
+    pub(super) header_line_bytes: Field<i64>,
+    /// `header_count`
+    pub(super) header_count: Field<i64>,
+    /// `body_bytes`
+    pub(super) body_bytes: Field<i64>,
+    /// `http2_max_streams`
+    pub(super) http2_max_streams: Field<i64>,
+    /// `requests_per_connection`
+    pub(super) requests_per_connection: Field<i64>,
 }
 
 /// `[[server_group]]`
@@ -419,6 +438,9 @@ fn read_listener(table: &mut Reader<'_, '_>) -> ListenerDocument {
         client_auth: table
             .table("client_auth", &keys::CLIENT_AUTH)
             .map(|mut table| read_client_auth(&mut table)),
+        limits: table
+            .table("limits", &keys::LIMITS)
+            .map(|mut table| read_limits(&mut table)),
     }
 }
 
@@ -451,6 +473,17 @@ fn read_headers(table: &mut Reader<'_, '_>) -> HeadersDocument {
         x_forwarded_host: table.leaf("x_forwarded_host"),
         x_forwarded_client_srcport: table.leaf("x_forwarded_client_srcport"),
         slb_id: table.leaf("slb_id"),
+    }
+}
+
+fn read_limits(table: &mut Reader<'_, '_>) -> LimitsDocument {
+    LimitsDocument {
+        header_bytes: table.leaf("header_bytes"),
+        header_line_bytes: table.leaf("header_line_bytes"),
+        header_count: table.leaf("header_count"),
+        body_bytes: table.leaf("body_bytes"),
+        http2_max_streams: table.leaf("http2_max_streams"),
+        requests_per_connection: table.leaf("requests_per_connection"),
     }
 }
 

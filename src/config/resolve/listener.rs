@@ -64,6 +64,7 @@ impl Resolver<'_> {
         let client_ip = self.client_ip(written.client_ip.as_ref());
         let compression = self.compression(written.compression.as_ref());
         let headers = self.headers(written.headers.as_ref());
+        let limits = self.limits(written.limits.as_ref());
         let group = self.default_group(written, scope);
         let socket = socket?;
         // QUIC's ports are UDP's (alb.md 1.1).
@@ -87,6 +88,7 @@ impl Resolver<'_> {
             client_ip,
             compression,
             headers,
+            limits,
             origin: written.origin.clone(),
             address_origin: socket.origin.clone(),
         };

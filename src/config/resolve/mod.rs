@@ -9,6 +9,7 @@ mod client_auth;
 mod environment;
 mod group;
 mod https;
+mod limits;
 mod listener;
 mod names;
 mod server;

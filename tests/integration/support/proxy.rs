@@ -36,6 +36,7 @@ pub(crate) struct Proxy {
     server: String,
     listener: String,
     headers: String,
+    limits: String,
     compression: String,
     group: String,
     raw: Option<String>,
@@ -67,6 +68,7 @@ impl Proxy {
             server: "workers = 2".into(),
             listener: String::new(),
             headers: String::new(),
+            limits: String::new(),
             compression: String::new(),
             group: String::new(),
             raw: None,
@@ -101,6 +103,12 @@ impl Proxy {
     /// Lines for `[listener.headers]`.
     pub(crate) fn headers(mut self, toml: &str) -> Self {
         self.headers += &format!("{toml}\n");
+        self
+    }
+
+    /// Lines for `[listener.limits]`.
+    pub(crate) fn limits(mut self, toml: &str) -> Self {
+        self.limits += &format!("{toml}\n");
         self
     }
 
@@ -159,6 +167,7 @@ impl Proxy {
         let _ = writeln!(toml, "server_group = \"app\"\n{}", self.listener);
         for (table, lines) in [
             ("headers", &self.headers),
+            ("limits", &self.limits),
             ("compression", &self.compression),
         ] {
             if !lines.is_empty() {

@@ -1,0 +1,279 @@
+//! Every limit of `[listener.limits]` and of `[server]` on connections, acting at its bound and not before,
+//! the same over HTTP/1 and HTTP/2 (attacks.md row 59).
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
+use hyper::body::Frame;
+
+use crate::support::backend::Backend;
+use crate::support::client::{empty, full, request, streamed};
+use crate::support::frames::{self, Frames};
+use crate::support::gate::Gate;
+use crate::support::proxy::{Proxy, Running};
+use crate::support::raw::Ended;
+use crate::support::within;
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+/// Limits that are easily reached.
+const SMALL: &str =
+    "header_bytes = 1024\nheader_line_bytes = 512\nheader_count = 10\nbody_bytes = 1000";
+
+/// A target and fields, without Host, of a request.
+struct Head {
+    target: String,
+    fields: Vec<(&'static str, String)>,
+}
+
+impl Head {
+    fn new(target: impl Into<String>, fields: &[(&'static str, usize)]) -> Self {
+        let fields = fields.iter().map(|(name, n)| (*name, "x".repeat(*n)));
+        Self {
+            target: target.into(),
+            fields: fields.collect(),
+        }
+    }
+
+    fn http1(&self) -> String {
+        let mut head = format!("GET {} HTTP/1.1\r\nhost: localhost\r\n", self.target);
+        for (name, value) in &self.fields {
+            head += &format!("{name}: {value}\r\n");
+        }
+        head + "\r\n"
+    }
+
+    fn http2(&self) -> Request<crate::support::client::Body> {
+        let mut request = request(Method::GET, &self.target, empty());
+        for (name, value) in &self.fields {
+            let value = HeaderValue::try_from(value.as_str()).unwrap();
+            request
+                .headers_mut()
+                .append(HeaderName::from_static(name), value);
+        }
+        request
+    }
+}
+
+/// What both protocols answer, which is the same.
+async fn both(running: &Running, head: &Head) -> u16 {
+    let mut raw = running.raw().await;
+    raw.write(head.http1()).await;
+    let over_http1 = raw.read_response().await.status();
+    let over_http2 = running.client_h2().await.send(head.http2()).await.status;
+    assert_eq!(over_http1, over_http2.as_u16(), "{}", head.http1());
+    over_http1
+}
+
+#[tokio::test]
+async fn heads_are_taken_up_to_their_limits_and_not_a_byte_further() {
+    let backend = Backend::named("fits").run().await;
+    let running = Proxy::to(&backend).limits(SMALL).run().await;
+    let crumbs = |count: usize| Head::new("/", &vec![("cookie", 3); count]);
+    let target = |length: usize| Head::new(format!("/{}", "x".repeat(length - 1)), &[]);
+    let line = |length: usize| Head::new("/", &[("x-line", length - "x-line: ".len())]);
+    let bare = Head::new("/", &[("x-one", 0), ("x-two", 490)])
+        .http1()
+        .len();
+    let head = |length: usize| Head::new("/", &[("x-one", length - bare), ("x-two", 490)]);
+    assert_eq!(head(1024).http1().len(), 1024);
+    for (what, head, status) in [
+        ("the whole head", head(1024), 200),
+        ("the whole head", head(1025), 431),
+        ("one field line", line(512), 200),
+        ("one field line", line(513), 400),
+        ("the target", target(512), 200),
+        ("the target", target(513), 414),
+        // The host is the first of them.
+        ("fields", crumbs(9), 200),
+        ("fields", crumbs(10), 431),
+    ] {
+        // Over HTTP/2 the host is no field: one crumb more fits.
+        if what == "fields" {
+            let mut raw = running.raw().await;
+            raw.write(head.http1()).await;
+            assert_eq!(raw.read_response().await.status(), status, "{what}");
+        } else {
+            assert_eq!(both(&running, &head).await, status, "{what}");
+        }
+    }
+    let mut client = running.client_h2().await;
+    assert_eq!(client.send(crumbs(10).http2()).await.status, StatusCode::OK);
+    let status = client.send(crumbs(11).http2()).await.status;
+    assert_eq!(status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn more_fields_than_the_library_reads_by_itself_are_taken_where_the_limit_says_so() {
+    let backend = Backend::named("fits").run().await;
+    let running = Proxy::to(&backend).limits("header_count = 200").run().await;
+    let crumbs = |count: usize| Head::new("/", &vec![("cookie", 3); count]);
+    let mut raw = running.raw().await;
+    raw.write(crumbs(199).http1()).await;
+    assert_eq!(raw.read_response().await.status(), 200);
+    raw.write(crumbs(200).http1()).await;
+    assert_eq!(raw.read_response().await.status(), 431);
+    let mut client = running.client_h2().await;
+    assert_eq!(
+        client.send(crumbs(200).http2()).await.status,
+        StatusCode::OK
+    );
+    let status = client.send(crumbs(201).http2()).await.status;
+    assert_eq!(status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn a_length_over_body_bytes_is_refused_before_a_backend_is_asked() {
+    let backend = Backend::named("fits").run().await;
+    let running = Proxy::to(&backend).limits(SMALL).run().await;
+    let post = |length: usize| {
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        head + &"x".repeat(length)
+    };
+    let mut raw = running.raw().await;
+    raw.write(post(1001)).await;
+    assert_eq!(raw.read_response().await.status(), 413);
+    let mut client = running.client_h2().await;
+    let large = request(Method::POST, "/", full("x".repeat(1001)));
+    assert_eq!(
+        client.send(large).await.status,
+        StatusCode::PAYLOAD_TOO_LARGE
+    );
+    assert_eq!(backend.connections(), 0);
+    let line = running.wait_for_access(|line| line["status"] == 413).await;
+    assert_eq!(line["cause"], "body_too_large", "{line}");
+
+    let mut raw = running.raw().await;
+    raw.write(post(1000)).await;
+    assert_eq!(raw.read_response().await.status(), 200);
+    let fits = request(Method::POST, "/", full("x".repeat(1000)));
+    assert_eq!(client.send(fits).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_body_that_turns_out_larger_than_body_bytes_is_refused_as_it_comes() {
+    let backend = Backend::named("fits").run().await;
+    let running = Proxy::to(&backend).limits(SMALL).run().await;
+    for (length, status) in [(1000, 200), (1001, 413)] {
+        let mut raw = running.raw().await;
+        raw.write("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+            .await;
+        raw.write(format!("{length:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(length)))
+            .await;
+        assert_eq!(raw.read_response().await.status(), status, "{length}");
+
+        let (sender, body) = streamed();
+        let mut client = running.client_h2().await;
+        let post = request(Method::POST, "/", body);
+        let feed = async {
+            let piece = Frame::data("x".repeat(length).into());
+            // Refused, nobody takes the rest.
+            let _ = sender.send(piece).await;
+            drop(sender);
+        };
+        let (answer, ()) = tokio::join!(client.send(post), feed);
+        assert_eq!(answer.status, status, "{length}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_over_http2_max_streams_is_refused_and_the_others_are_served() {
+    let mut gate = Gate::new().await;
+    let running = Proxy::to(&gate.backend)
+        .limits("http2_max_streams = 2")
+        .run()
+        .await;
+    let mut client = Frames::begin(running.tls(&["h2"]).await).await;
+    // Until the program has said its limit, it may not hold a client to it.
+    let settings = client.wait_for(frames::SETTINGS, 0).await;
+    let streams = [0, 3, 0, 0, 0, 2];
+    assert!(settings.payload.chunks(6).any(|setting| setting == streams));
+    for stream in [1, 3, 5] {
+        client.get(stream, "/").await;
+    }
+    let refused = client.wait_for(frames::RST_STREAM, 5).await;
+    assert_eq!(refused.payload, [0, 0, 0, 7], "REFUSED_STREAM");
+    gate.asked().await;
+    gate.asked().await;
+    gate.open();
+    gate.open();
+    let mut answered = Vec::new();
+    while answered.len() < 2 {
+        let frame = client.next().await.expect("the connection ended");
+        if frame.ends_stream() {
+            answered.push(frame.stream);
+        }
+    }
+    answered.sort_unstable();
+    assert_eq!(answered, [1, 3]);
+    // There is room again.
+    gate.open();
+    client.get_whole(7, "/").await;
+}
+
+#[tokio::test]
+async fn the_last_of_requests_per_connection_says_so_over_http1() {
+    let backend = Backend::named("served").run().await;
+    let running = Proxy::to(&backend)
+        .limits("requests_per_connection = 2")
+        .run()
+        .await;
+    let mut raw = running.raw().await;
+    // The third was sent ahead, and is not answered.
+    raw.write(GET.repeat(3)).await;
+    let first = raw.read_response().await;
+    assert!(!first.has_line("Connection: close"), "{}", first.head);
+    let last = raw.read_response().await;
+    assert_eq!(last.text(), "served");
+    assert!(last.has_line("Connection: close"), "{}", last.head);
+    assert_eq!(raw.read_to_end().await, (Vec::new(), Ended::Cleanly));
+    assert_eq!(backend.requests().len(), 2);
+
+    // An answer of ours counts, too.
+    let mut raw = running.raw().await;
+    raw.write(GET).await;
+    assert_eq!(raw.read_response().await.status(), 200);
+    raw.write("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let last = raw.read_response().await;
+    assert_eq!(last.status(), 405);
+    assert!(last.has_line("Connection: close"), "{}", last.head);
+}
+
+#[tokio::test]
+async fn the_last_of_requests_per_connection_is_followed_by_goaway_over_http2() {
+    let backend = Backend::named("served").run().await;
+    let running = Proxy::to(&backend)
+        .limits("requests_per_connection = 2")
+        .run()
+        .await;
+    let mut client = Frames::begin(running.tls(&["h2"]).await).await;
+    client.get_whole(1, "/").await;
+    client.get(3, "/").await;
+    let (mut goaways, mut ended) = (Vec::new(), false);
+    while let Some(frame) = within("the connection ends", client.next()).await {
+        ended |= frame.ends_stream() && frame.stream == 3;
+        // A graceful end waits for the answer to its PING.
+        if frame.kind == frames::PING && frame.flags == 0 {
+            client.send(frames::PING, 1, 0, &frame.payload).await;
+        }
+        if frame.kind == frames::GOAWAY {
+            goaways.push(frame.payload);
+        }
+    }
+    assert!(ended, "the last request is answered");
+    let last = goaways.last().expect("a GOAWAY");
+    assert_eq!(last, &[0, 0, 0, 3, 0, 0, 0, 0], "NO_ERROR after stream 3");
+    assert_eq!(backend.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn limits_change_with_a_reload_for_connections_that_are_open() {
+    let backend = Backend::named("fits").run().await;
+    let mut running = Proxy::to(&backend).limits(SMALL).run().await;
+    let mut client = running.client_h2().await;
+    let long = Head::new(format!("/{}", "x".repeat(599)), &[]);
+    let status = client.send(long.http2()).await.status;
+    assert_eq!(status, StatusCode::URI_TOO_LONG);
+    running.rewrite(|toml| toml.replace("header_line_bytes = 512", "header_line_bytes = 600"));
+    running.reload().await;
+    assert_eq!(client.send(long.http2()).await.status, StatusCode::OK);
+    let headers: HeaderMap = client.get("/").await.headers;
+    assert!(!headers.contains_key("connection"));
+}
