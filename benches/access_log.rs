@@ -20,6 +20,7 @@ fn record(backend: &BackendAddr) -> Record<'_> {
         scheme: Scheme::Https,
         ssl_protocol: Some("TLSv1.3"),
         ssl_cipher: Some("TLS_AES_128_GCM_SHA256"),
+        ssl_session_reused: Some("."),
         server_name: Some("shop.example.com"),
         request: RequestFacts {
             version: Some(Version::HTTP_2),

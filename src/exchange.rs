@@ -454,6 +454,7 @@ fn blank<'a>(
         },
         ssl_protocol: tls.map(|tls| tls.protocol),
         ssl_cipher: tls.map(|tls| tls.cipher_suite),
+        ssl_session_reused: tls.map(|tls| tls.session.reused()),
         server_name: tls.and_then(|tls| tls.server_name.as_deref()),
         request: RequestFacts::default(),
         request_length: 0,

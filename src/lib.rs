@@ -21,10 +21,10 @@
 //! # The code, in the order of the flow
 //! | where | what |
 //! |---|---|
-//! | [`addr`], [`network`], [`stream`], [`timer`], [`task`], [`failure`] | vocabulary: addresses by position, sets of networks, the client's byte stream, lazy deadlines, how a task is run, the one table from cause to status |
+//! | [`addr`], [`network`], [`stream`], [`timer`], [`task`], [`failure`], [`secret`] | vocabulary: addresses by position, sets of networks, the client's byte stream, lazy deadlines, how a task is run, the one table from cause to status, the secret that replicas share |
 //! | [`config`] | the TOML file: document (what was written), plan (what was meant), report (what is wrong) |
 //! | [`accept`] | listening sockets, the PROXY protocol's header |
-//! | [`tls`] | PEM files, certificates and the choice among them, security policies, the handshake |
+//! | [`tls`] | PEM files, certificates and the choice among them, security policies, session tickets, the handshake |
 //! | [`http`] | how HTTP/1 and HTTP/2 connections live and end, which requests are well formed, answers of ours, tunnels |
 //! | [`transform`] | pure changes to messages: hop-by-hop fields, the client's address, X-Forwarded-*, loops, compression |
 //! | [`backend`] | groups, whose turn it is, pools, our own HTTP/1.1 exchange, gRPC over HTTP/2 |
@@ -49,7 +49,7 @@
 //! # Invariants
 //! - Reload builds everything beside what runs, publishes once, and changes nothing if anything fails.
 //! - Sockets belong to addresses, not to generations. State that survives is carried over by key: servers
-//!   by group and address.
+//!   by group and address, ticket keys by listener, TLS policy and client authentication.
 //! - Whatever a client or backend controls has a bound and a deadline.
 //! - A path is judged, matched and forwarded as the same bytes.
 //! - An HTTP/1 connection to a backend returns to its pool only if both messages ended cleanly and nothing
@@ -74,6 +74,7 @@ pub mod http;
 pub mod listener;
 pub mod network;
 pub mod proxy;
+pub mod secret;
 pub mod stream;
 pub mod task;
 pub mod telemetry;

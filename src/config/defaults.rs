@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::config::plan::{
     AccessLogPlan, Algorithm, ClientAuthMode, CompressionSettings, ForwardedFor, GroupProtocol,
     HeadersPlan, Http2, Limits, ListenAddress, LogFormat, LogPlan, LogTarget, PeerTrust,
-    ServerPlan, Switch, Timeouts, UnknownLength, Workers,
+    SecretPlan, ServerPlan, Switch, Timeouts, UnknownLength, Workers,
 };
 use crate::config::tls_policy::SystemPolicy;
 use crate::config::value;
@@ -37,6 +37,8 @@ pub const WORKER_COUNT: Rule<u64> = Rule {
 pub const DRAIN_TIMEOUT: Rule<Duration> = seconds(30, 0, 3600);
 /// `shutdown_delay`: none (config.toml); bounds ours.
 pub const SHUTDOWN_DELAY: Rule<Duration> = seconds(0, 0, 3600);
+/// `secret_file`: none; keys are random (config.toml).
+pub const SECRET: SecretPlan = SecretPlan::Own;
 /// `path` of the access log (config.toml).
 pub const ACCESS_LOG_TARGET: LogTarget = LogTarget::Stdout;
 /// `format` of the access log (config.toml).
@@ -188,6 +190,7 @@ pub fn server() -> ServerPlan {
         instance_id: instance_id(),
         drain_timeout: DRAIN_TIMEOUT.default,
         shutdown_delay: SHUTDOWN_DELAY.default,
+        secret: SECRET,
         access_log: AccessLogPlan {
             target: ACCESS_LOG_TARGET,
             format: ACCESS_LOG_FORMAT,

@@ -93,10 +93,26 @@ pub struct ServerPlan {
     pub drain_timeout: Duration,
     /// `shutdown_delay`
     pub shutdown_delay: Duration,
+    /// `secret_file`
+    pub secret: SecretPlan,
     /// `[server.access_log]`
     pub access_log: AccessLogPlan,
     /// `[server.log]`
     pub log: LogPlan,
+}
+
+/// `secret_file`: what keys derive from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SecretPlan {
+    /// Nothing: they are random, and this process's own.
+    Own,
+    /// A file that replicas share.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Where it was written.
+        origin: Origin,
+    },
 }
 
 /// How many serving threads.

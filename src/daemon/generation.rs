@@ -1,15 +1,15 @@
 //! What runs: a plan whose files have been read, with everything that a connection or request needs.
 //!
 //! All that can fail is done here, before anything is published. State that must survive a reload is
-//! taken over from the generation before: servers by group and address, certificates that are made in
-//! memory by their names.
+//! taken over from the generation before: servers by group and address, ticket keys by what tickets are
+//! bound to, certificates that are made in memory by their names.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::HeaderValue;
 
-use super::client_auth;
+use super::{client_auth, tickets};
 use crate::addr::BackendAddr;
 use crate::backend::group::SharedGroup;
 use crate::backend::server::Server;
@@ -25,6 +25,7 @@ use crate::tls::pem;
 use crate::tls::pem_error::PemError;
 use crate::tls::self_signed::self_signed;
 use crate::tls::store::CertificateStore;
+use crate::tls::tickets::{Context, KeySource};
 
 /// A configuration that can be served.
 #[derive(Debug)]
@@ -56,7 +57,12 @@ impl Generation {
             .iter()
             .map(|listener| client_auth::load(&listener.protocol, report))
             .collect();
-        let certificates = certificates?;
+        let keys = tickets::key_source(&plan.server.secret, report);
+        let stock = Stock {
+            certificates: certificates?,
+            keys: keys?,
+            previous,
+        };
         let groups: Vec<_> = plan
             .groups
             .iter()
@@ -72,7 +78,7 @@ impl Generation {
                 let tls = match &listener.protocol {
                     ListenerProtocol::Http => None,
                     ListenerProtocol::Https(https) => {
-                        Some(secure(listener, https, &certificates, client_auth, report)?)
+                        Some(secure(listener, https, &stock, client_auth, report)?)
                     }
                 };
                 Some(Listener::new(listener.clone(), slb_id.clone(), tls))
@@ -81,7 +87,7 @@ impl Generation {
         Some(Arc::new(Self {
             listeners: listeners?,
             groups,
-            certificates,
+            certificates: stock.certificates,
             plan,
         }))
     }
@@ -178,20 +184,34 @@ impl Generation {
     }
 }
 
+/// What listeners are secured with.
+struct Stock<'a> {
+    certificates: Vec<Arc<ServedCertificate>>,
+    keys: KeySource,
+    previous: Option<&'a Generation>,
+}
+
 fn secure(
     listener: &ListenerPlan,
     plan: &HttpsPlan,
-    certificates: &[Arc<ServedCertificate>],
+    stock: &Stock<'_>,
     client_auth: Option<ClientAuth>,
     report: &mut Report,
 ) -> Option<ListenerTls> {
     let mut served = plan
         .certificates
         .iter()
-        .filter_map(|id| certificates.get(id.0))
+        .filter_map(|id| stock.certificates.get(id.0))
         .cloned();
     let store = CertificateStore::new(served.next()?, served.collect());
-    ListenerTls::new(&plan.tls_policy, store, plan.http2, client_auth)
+    let clients = client_auth.as_ref().map(ClientAuth::fingerprint);
+    let clients = clients.as_ref().map_or(&[][..], |digest| &digest[..]);
+    let context = Context::new(&listener.name, &plan.tls_policy, clients);
+    let Some(ticketer) = tickets::ticketer(context, &stock.keys, stock.previous) else {
+        report.error(&listener.origin, "no key for session tickets can be made");
+        return None;
+    };
+    ListenerTls::new(&plan.tls_policy, store, plan.http2, client_auth, ticketer)
         .map_err(|error| {
             let message = format!("TLS cannot be set up: {error}");
             report.error(&listener.origin, message);

@@ -9,6 +9,7 @@ pub mod connection;
 pub mod generation;
 pub mod resolver;
 pub mod sockets;
+mod tickets;
 pub mod workers;
 
 use std::collections::HashSet;

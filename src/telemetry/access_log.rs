@@ -37,6 +37,8 @@ pub struct Record<'a> {
     pub ssl_protocol: Option<&'a str>,
     /// `ssl_cipher`
     pub ssl_cipher: Option<&'a str>,
+    /// `ssl_session_reused`: `r` for a resumed session, `.` for a new one.
+    pub ssl_session_reused: Option<&'a str>,
     /// `server_name`: what the client asked for by SNI.
     pub server_name: Option<&'a str>,
     /// What was asked for; empty where no request could be read.
@@ -150,6 +152,10 @@ impl Record<'_> {
         );
         line.string("ssl_protocol", self.ssl_protocol.map(str::as_bytes));
         line.string("ssl_cipher", self.ssl_cipher.map(str::as_bytes));
+        line.string(
+            "ssl_session_reused",
+            self.ssl_session_reused.map(str::as_bytes),
+        );
         line.string("server_name", self.server_name.map(str::as_bytes));
         out.extend_from_slice(b"}\n");
     }
@@ -171,6 +177,10 @@ impl Record<'_> {
         line.string("scheme", Some(self.scheme.as_str().as_bytes()));
         line.string("ssl_protocol", self.ssl_protocol.map(str::as_bytes));
         line.string("ssl_cipher", self.ssl_cipher.map(str::as_bytes));
+        line.string(
+            "ssl_session_reused",
+            self.ssl_session_reused.map(str::as_bytes),
+        );
         line.string("server_name", self.server_name.map(str::as_bytes));
         line.string("cause", self.cause.map(str::as_bytes));
         line.string("server_group", self.server_group.map(str::as_bytes));
@@ -430,6 +440,7 @@ mod tests {
             scheme: Scheme::Https,
             ssl_protocol: Some("TLSv1.3"),
             ssl_cipher: Some("TLS_AES_128_GCM_SHA256"),
+            ssl_session_reused: Some("r"),
             server_name: Some("example.com"),
             request: RequestFacts {
                 version: Some(Version::HTTP_2),
@@ -496,6 +507,7 @@ mod tests {
         "write_response_time",
         "ssl_protocol",
         "ssl_cipher",
+        "ssl_session_reused",
         "server_name",
     ];
 
@@ -555,7 +567,7 @@ mod tests {
              host=\"example.com\" http_host=- http_x_forwarded_for=- http_x_real_ip=- \
              client_ip_from=\"proxy_protocol\" client_port=4711 peer_addr=\"10.0.0.3:1024\" \
              listener=\"web\" slb_vport=443 scheme=\"https\" ssl_protocol=\"TLSv1.3\" \
-             ssl_cipher=\"TLS_AES_128_GCM_SHA256\" server_name=\"example.com\" cause=- server_group=\"app\" \
+             ssl_cipher=\"TLS_AES_128_GCM_SHA256\" ssl_session_reused=\"r\" server_name=\"example.com\" cause=- server_group=\"app\" \
              upstream_addr=\"127.0.0.1:8080\" upstream_status=200 request_length=120 request_time=1.005 \
              upstream_response_time=0.040 read_request_time=2 write_response_time=-\n"
         );

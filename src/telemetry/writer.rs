@@ -555,6 +555,7 @@ mod tests {
             scheme: Scheme::Http,
             ssl_protocol: None,
             ssl_cipher: None,
+            ssl_session_reused: None,
             server_name: None,
             request: RequestFacts {
                 uri: Some(uri.as_bytes()),

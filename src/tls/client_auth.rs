@@ -236,7 +236,9 @@ mod tests {
     use crate::tls::ListenerTls;
     use crate::tls::facts::{self, TlsFacts};
     use crate::tls::store::CertificateStore;
-    use crate::tls::testing::{Authority, Client, Identity, Key, handshake, signing_key};
+    use crate::tls::testing::{
+        Authority, Client, Identity, Key, handshake, listener_tls, signing_key,
+    };
 
     const TLS12: &[CipherSuite] = &[CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256];
 
@@ -244,7 +246,7 @@ mod tests {
         let certificate = crate::tls::testing::certificate(Key::P256, &["www.example.com"]);
         let store = CertificateStore::new(certificate, Vec::new());
         let policy = SystemPolicy::Strict12With13.into();
-        ListenerTls::new(&policy, store, Http2::Offered, Some(auth)).unwrap()
+        listener_tls(&policy, store, Http2::Offered, Some(auth))
     }
 
     /// Clients, what they are told where certificates are required, and what backends are told of them

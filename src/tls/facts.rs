@@ -22,6 +22,8 @@ pub struct TlsFacts {
     pub server_name: Option<Box<str>>,
     /// The application protocol that was agreed upon.
     pub alpn: Alpn,
+    /// Whether it goes on with an earlier session.
+    pub session: Session,
     /// Who the client has shown to be.
     pub client: Client,
 }
@@ -59,11 +61,13 @@ impl TlsFacts {
         let version = version.and_then(policy::negotiated_version);
         let suite = connection.negotiated_cipher_suite();
         let suite = suite.and_then(|suite| policy::negotiated_suite(suite.suite()));
+        let handshake = connection.handshake_kind();
         Ok(Self {
             protocol: version.ok_or(FactsError::Unfinished)?.name(),
             cipher_suite: suite.ok_or(FactsError::Unfinished)?.name(),
             server_name: connection.server_name().map(Box::from),
             alpn: Alpn::of(connection.alpn_protocol()),
+            session: Session::of(handshake.ok_or(FactsError::Unfinished)?),
             client: client(connection, tls)?,
         })
     }
@@ -126,6 +130,32 @@ impl fmt::Display for FactsError {
 }
 
 impl std::error::Error for FactsError {}
+
+/// Where a connection's session comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Session {
+    /// A full handshake.
+    New,
+    /// An earlier connection, by a ticket.
+    Resumed,
+}
+
+impl Session {
+    fn of(handshake: HandshakeKind) -> Self {
+        match handshake {
+            HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest => Self::New,
+            HandshakeKind::Resumed => Self::Resumed,
+        }
+    }
+
+    /// nginx's word for it in `$ssl_session_reused`: `r` or `.`.
+    pub fn reused(self) -> &'static str {
+        match self {
+            Self::New => ".",
+            Self::Resumed => "r",
+        }
+    }
+}
 
 /// An application protocol that we agree to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -95,10 +95,9 @@ mod tests {
     use crate::config::plan::Http2;
     use crate::config::tls_policy::SystemPolicy;
     use crate::tls::certificate::{CertificateWarning, Curve, KeyKind};
-    use crate::tls::server_config;
     use crate::tls::server_name::covers;
     use crate::tls::store::CertificateStore;
-    use crate::tls::testing::handshake_with;
+    use crate::tls::testing::{handshake_with, listener_tls};
 
     #[test]
     fn names_addresses_and_90_days() {
@@ -135,14 +134,14 @@ mod tests {
             .with_safe_default_protocol_versions()
             .unwrap();
         let client = Arc::new(client.with_root_certificates(roots).with_no_client_auth());
-        let store = Arc::new(CertificateStore::new(certificate, Vec::new()));
-        let server = server_config(
+        let store = CertificateStore::new(certificate, Vec::new());
+        let server = listener_tls(
             &SystemPolicy::Strict12With13.into(),
             store,
             Http2::Offered,
             None,
         )
-        .unwrap();
+        .config;
         for (name, trusted) in [
             ("localhost", true),
             ("127.0.0.1", true),

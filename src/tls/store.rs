@@ -196,8 +196,7 @@ mod tests {
     use super::*;
     use crate::config::plan::Http2;
     use crate::config::tls_policy::SystemPolicy;
-    use crate::tls::server_config;
-    use crate::tls::testing::{Client, Key, certificate, expiring, handshake};
+    use crate::tls::testing::{Client, Key, certificate, expiring, handshake, listener_tls};
 
     const ECDSA: &[SignatureScheme] = &[
         SignatureScheme::ECDSA_NISTP256_SHA256,
@@ -321,14 +320,14 @@ mod tests {
     fn a_client_gets_the_key_it_can_verify() {
         let names = &["www.example.com"];
         let (ecdsa, rsa) = (certificate(Key::P256, names), certificate(Key::Rsa, names));
-        let store = Arc::new(store(&[&ecdsa, &rsa]));
-        let server = server_config(
+        let store = store(&[&ecdsa, &rsa]);
+        let server = listener_tls(
             &SystemPolicy::Strict12With13.into(),
             store,
             Http2::Offered,
             None,
         )
-        .unwrap();
+        .config;
         let tls12_rsa = [CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256];
         for (client, expected) in [
             (Client::new(), &ecdsa),

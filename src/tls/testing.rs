@@ -12,12 +12,19 @@ use rustls::client::{ClientConfig, ClientConnection, ResolvesClientCert};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{ServerConfig, ServerConnection};
 use rustls::sign::{CertifiedKey, SigningKey};
+use rustls::time_provider::DefaultTimeProvider;
 use rustls::{AlertDescription, CipherSuite, DigitallySignedStruct, NamedGroup, SignatureScheme};
 use rustls_pki_types::{
     CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime,
 };
 
+use super::ListenerTls;
 use super::certificate::ServedCertificate;
+use super::client_auth::ClientAuth;
+use super::store::CertificateStore;
+use super::tickets::{Context, KeySource, Ticketer};
+use crate::config::plan::Http2;
+use crate::config::tls_policy::TlsPolicy;
 
 /// A kind of key to make.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +54,18 @@ pub(crate) fn expiring(key: Key, names: &[&str], year: i32) -> Arc<ServedCertifi
     Arc::new(
         ServedCertificate::new(chain, PrivateKeyDer::Pkcs8(key.serialize_der().into())).unwrap(),
     )
+}
+
+/// A listener with tickets of its own.
+pub(crate) fn listener_tls(
+    policy: &TlsPolicy,
+    store: CertificateStore,
+    http2: Http2,
+    client_auth: Option<ClientAuth>,
+) -> ListenerTls {
+    let context = Context::new("web", policy, &[]);
+    let ticketer = Ticketer::new(context, KeySource::Random, Arc::new(DefaultTimeProvider));
+    ListenerTls::new(policy, store, http2, client_auth, ticketer.unwrap()).unwrap()
 }
 
 /// What a client asks for and can do.
@@ -215,12 +234,15 @@ pub(crate) fn handshake_with(
         while server.wants_write() {
             server.write_tls(&mut wire).unwrap();
         }
-        client.read_tls(&mut wire.as_slice()).unwrap();
-        if let Err(error) = client.process_new_packets() {
-            let rustls::Error::AlertReceived(alert) = error else {
-                return Err(Refused { alert: None });
-            };
-            return Err(Refused { alert: Some(alert) });
+        let mut unread = wire.as_slice();
+        while !unread.is_empty() {
+            client.read_tls(&mut unread).unwrap();
+            if let Err(error) = client.process_new_packets() {
+                let rustls::Error::AlertReceived(alert) = error else {
+                    return Err(Refused { alert: None });
+                };
+                return Err(Refused { alert: Some(alert) });
+            }
         }
     }
     Ok(Finished { client, server })

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 const FLOORS: [(Neighbours, &[&str]); 6] = [
     (
         Neighbours::Talk,
-        &["addr", "network", "stream", "timer", "task", "failure"],
+        &[
+            "addr", "network", "stream", "timer", "task", "failure", "secret",
+        ],
     ),
     (Neighbours::Apart, &["config"]),
     (

@@ -31,6 +31,7 @@ mod limits;
 mod reload;
 mod shutdown;
 mod support;
+mod tickets;
 mod timeouts;
 mod tls;
 mod tls_policy;

@@ -94,6 +94,8 @@ pub(super) struct ServerDocument {
     pub(super) drain_timeout: Field<Quantity>,
     /// `shutdown_delay`
     pub(super) shutdown_delay: Field<Quantity>,
+    /// `secret_file`
+    pub(super) secret_file: Field<String>,
     /// `access_log.path`
     pub(super) access_log_path: Field<String>,
     /// `access_log.format`
@@ -364,6 +366,7 @@ fn read_server(table: &mut Reader<'_, '_>) -> ServerDocument {
         instance_id: table.leaf("instance_id"),
         drain_timeout: table.leaf("drain_timeout"),
         shutdown_delay: table.leaf("shutdown_delay"),
+        secret_file: table.leaf("secret_file"),
         access_log_path,
         access_log_format,
         log_level,

@@ -5,7 +5,9 @@ use std::num::NonZeroUsize;
 use super::Resolver;
 use crate::config::defaults;
 use crate::config::document::{Field, Quantity, ServerDocument};
-use crate::config::plan::{AccessLogPlan, LogFormat, LogPlan, LogTarget, ServerPlan, Workers};
+use crate::config::plan::{
+    AccessLogPlan, LogFormat, LogPlan, LogTarget, SecretPlan, ServerPlan, Workers,
+};
 use crate::config::value;
 
 impl Resolver<'_> {
@@ -29,6 +31,7 @@ impl Resolver<'_> {
                 &written.shutdown_delay,
                 defaults::SHUTDOWN_DELAY,
             ),
+            secret: self.secret(&written.secret_file),
             access_log: AccessLogPlan {
                 target: self
                     .log_target(&written.access_log_path)
@@ -73,6 +76,18 @@ impl Resolver<'_> {
                     .help("`\"auto\"` is one for each CPU");
                 defaults::WORKERS
             }
+        }
+    }
+
+    fn secret(&mut self, field: &Field<String>) -> SecretPlan {
+        let folder = self.folder.clone();
+        let path = self.string("secret_file", field, |text| value::path(&text, &folder));
+        match (path, field.given()) {
+            (Some(path), Some(written)) => SecretPlan::File {
+                path,
+                origin: written.origin.clone(),
+            },
+            (None, _) | (_, None) => defaults::SECRET,
         }
     }
 

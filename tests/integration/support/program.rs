@@ -1,7 +1,7 @@
 //! Other programs: run to their end, or killed with the test.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
 
 use tokio::sync::{mpsc, oneshot};
@@ -26,8 +26,20 @@ impl Outcome {
 
 /// Runs a program to its end.
 pub(crate) async fn run<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: &[S]) -> Outcome {
+    run_with(program, arguments, b"").await
+}
+
+/// The same with something to read, little enough to be written at once.
+pub(crate) async fn run_with<S: AsRef<OsStr>>(
+    program: impl AsRef<OsStr>,
+    arguments: &[S],
+    input: &[u8],
+) -> Outcome {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(input).unwrap();
+    drop(writer);
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null());
+    command.args(arguments).stdin(reader);
     let (tell, ended) = oneshot::channel();
     // Its output is read while it runs, and the test goes on.
     std::thread::spawn(move || tell.send(command.output()));
