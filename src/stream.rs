@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
 /// Bytes read from a socket at once.
-const READ_AHEAD: usize = 32 * 1024;
+const READ_AHEAD: usize = 64 * 1024;
 /// Read-ahead buffers a thread keeps for the next reader.
 const SPARE_BUFFERS: usize = 32;
 
