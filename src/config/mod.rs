@@ -10,6 +10,7 @@ pub mod tls_policy;
 
 mod document;
 mod keys;
+mod process;
 mod resolve;
 mod suggest;
 mod value;
