@@ -22,8 +22,8 @@ use crate::support::client::{Body, Client, Response, empty, full, request, strea
 use crate::support::frames::{DATA, Frames, HEADERS, RST_STREAM};
 use crate::support::grpc::{Call, GrpcBackend, head, send, trailers};
 use crate::support::program::{Service, run};
-use crate::support::proxy::{Proxy, Reload};
-use crate::support::within;
+use crate::support::proxy::{Proxy, Reload, free_port};
+use crate::support::{peer, within};
 
 fn before(backends: &[&GrpcBackend]) -> Proxy {
     let addresses: Vec<_> = backends.iter().map(|backend| backend.address()).collect();
@@ -559,7 +559,7 @@ async fn a_stream_outlives_the_goaway_of_its_server() {
 #[tokio::test]
 async fn a_server_that_cannot_be_connected_to_is_passed_over() {
     let backend = GrpcBackend::echo().await;
-    let closed = crate::support::proxy::free_port();
+    let closed = free_port();
     let dead = format!("127.0.0.1:{closed}");
     let running = Proxy::new()
         .servers(&[dead.clone(), backend.address().to_string()])
@@ -770,6 +770,56 @@ async fn a_backend_gone_in_the_middle_breaks_the_call_and_no_later_one() {
     let end = within("the call breaks", answer.frame()).await;
     assert!(end.unwrap().is_err());
     assert_eq!(call(&mut client, "x").await.text(), "later");
+}
+
+#[tokio::test]
+async fn nginx_ends_its_connections_and_no_request_fails() {
+    let Some(nginx) = peer("nginx") else {
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let prefix = directory.path().to_str().unwrap();
+    let config = directory.path().join("nginx.conf");
+    let port = free_port();
+    let text = format!(
+        "daemon off; master_process off; pid {prefix}/pid; error_log {prefix}/error.log;\n\
+         events {{}}\n\
+         http {{ access_log off; keepalive_requests 10;\n\
+         client_body_temp_path {prefix}/body; proxy_temp_path {prefix}/proxy;\n\
+         fastcgi_temp_path {prefix}/fastcgi; uwsgi_temp_path {prefix}/uwsgi; scgi_temp_path {prefix}/scgi;\n\
+         server {{ listen 127.0.0.1:{port} http2;\n\
+         location / {{ return 200 \"$request_method $server_protocol\"; }} }} }}\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let _nginx = Service::start(nginx, &["-p", prefix, "-c", config.to_str().unwrap()]);
+    within("nginx listens", async {
+        while tokio::net::TcpStream::connect(("127.0.0.1", port))
+            .await
+            .is_err()
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let running = Proxy::new()
+        .servers(&[format!("127.0.0.1:{port}")])
+        .group("protocol = \"grpc\"")
+        .run()
+        .await;
+    let client = running.client_h2().await;
+    let mut loops = JoinSet::new();
+    for _ in 0..4 {
+        let mut client = client.another();
+        loops.spawn(async move {
+            for _ in 0..100 {
+                let answer = call(&mut client, "x").await;
+                assert_eq!(answer.text(), "POST HTTP/2.0");
+            }
+        });
+    }
+    while let Some(done) = loops.join_next().await {
+        done.unwrap();
+    }
 }
 
 #[tokio::test]
