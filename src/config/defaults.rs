@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::config::plan::{
     AccessLogPlan, Algorithm, ClientAuthMode, CompressionSettings, ForwardedFor, GroupProtocol,
     HeadersPlan, Http2, Limits, ListenAddress, LogFormat, LogPlan, LogTarget, PeerTrust,
-    SecretPlan, ServerPlan, Switch, Timeouts, UnknownLength, Workers,
+    SecretPlan, ServerPlan, Switch, Timeouts, UnknownLength, UnknownName, Workers,
 };
 use crate::config::tls_policy::SystemPolicy;
 use crate::config::value;
@@ -58,6 +58,8 @@ pub const PORT: Rule<u16> = Rule {
 };
 /// `tls_policy` (alb.md decision 1).
 pub const TLS_POLICY: SystemPolicy = SystemPolicy::Strict12With13;
+/// `sni_strict`: no, unknown names get the default certificate (alb.md decision 11).
+pub const UNKNOWN_NAME: UnknownName = UnknownName::Default;
 /// `http2`: offered (alb.md 1.1).
 pub const HTTP2: Http2 = Http2::Offered;
 /// `mode` of `[listener.client_auth]`: a certificate is required (alb.md 5.5).

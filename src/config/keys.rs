@@ -107,6 +107,7 @@ pub(super) const LISTENER: Keys = Keys {
         "certificates",
         "tls_policy",
         "tls_policy_strict",
+        "sni_strict",
         "http2",
         "idle_timeout",
         "http2_idle_timeout",
@@ -124,7 +125,6 @@ pub(super) const LISTENER: Keys = Keys {
         "access",
     ],
     not_yet: &[
-        ("sni_strict", Off::False),
         ("quic_listener", Off::Never),
         ("quic_advertised_port", Off::Never),
         ("loop_detection", Off::False),

@@ -142,7 +142,6 @@ mod tests {
             name = "plain"
             protocol = "http"
             port = 80
-            sni_strict = false
             loop_detection = false
             server_group = "app"
             headers = { tls_cipher = false, client_cert_rfc9440 = false, request_id = false }

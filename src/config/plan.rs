@@ -166,6 +166,8 @@ pub struct HttpsPlan {
     pub certificates: Vec<CertificateId>,
     /// `tls_policy`
     pub tls_policy: TlsPolicy,
+    /// `sni_strict`
+    pub unknown_name: UnknownName,
     /// `http2`
     pub http2: Http2,
     /// `[listener.client_auth]`
@@ -210,6 +212,15 @@ pub struct FilePlan {
     pub path: PathBuf,
     /// Where it was written.
     pub origin: Origin,
+}
+
+/// What becomes of clients that name no host, or one that no certificate covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownName {
+    /// They get the default certificate.
+    Default,
+    /// Their handshake is refused.
+    Refuse,
 }
 
 /// Whether a listener offers HTTP/2 by ALPN.

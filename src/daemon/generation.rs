@@ -203,7 +203,8 @@ fn secure(
         .iter()
         .filter_map(|id| stock.certificates.get(id.0))
         .cloned();
-    let store = CertificateStore::new(served.next()?, served.collect());
+    let store = CertificateStore::new(served.next()?, served.collect())
+        .answering_unknown_names(plan.unknown_name);
     let clients = client_auth.as_ref().map(ClientAuth::fingerprint);
     let clients = clients.as_ref().map_or(&[][..], |digest| &digest[..]);
     let context = Context::new(&listener.name, &plan.tls_policy, clients);

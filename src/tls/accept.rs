@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use rustls::server::Acceptor;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -45,6 +45,9 @@ where
         }
     };
     let server_name: Option<Box<str>> = hello.client_hello().server_name().map(Box::from);
+    if tls.store.refuses(server_name.as_deref()) {
+        return Err(refuse_name(hello.io, server_name).await);
+    }
     let accept = hello.into_stream(Arc::clone(&tls.config)).into_fallible();
     let stream = match accept.await {
         Ok(stream) => stream,
@@ -63,5 +66,32 @@ where
             error: io::Error::other(error),
             server_name,
         }),
+    }
+}
+
+/// A fatal alert in a record of its own: unrecognized_name (RFC 6066 section 3). rustls has none for a
+/// certificate that is not there but access_denied, from which nobody learns the reason.
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
+/// Tells a client that nobody here has the name it asks for.
+async fn refuse_name<S>(mut stream: S, server_name: Option<Box<str>>) -> HandshakeError<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let told = async {
+        stream.write_all(&UNRECOGNIZED_NAME).await?;
+        stream.flush().await
+    };
+    let error = match told.await {
+        Ok(()) => io::Error::other(match server_name {
+            Some(_) => "sni_strict: no certificate covers the name that was asked for",
+            None => "sni_strict: no name was asked for",
+        }),
+        Err(error) => error,
+    };
+    HandshakeError {
+        stream: Some(stream),
+        error,
+        server_name,
     }
 }

@@ -15,6 +15,7 @@ use rustls::sign::CertifiedKey;
 
 use super::certificate::{KeyKind, ServedCertificate};
 use super::server_name::{NamePattern, star_covers, without_trailing_dot};
+use crate::config::plan::UnknownName;
 
 /// A listener's certificates, by the names that they answer for.
 pub struct CertificateStore {
@@ -23,6 +24,7 @@ pub struct CertificateStore {
     exact: HashMap<Box<str>, Vec<Arc<ServedCertificate>>>,
     /// By the labels to the right of the wildcard's.
     wildcard: HashMap<Box<str>, Vec<Wildcard>>,
+    unknown: UnknownName,
 }
 
 struct DefaultSet {
@@ -57,6 +59,7 @@ impl CertificateStore {
             },
             exact: HashMap::new(),
             wildcard: HashMap::new(),
+            unknown: UnknownName::Default,
         };
         for certificate in &all {
             store.index(certificate);
@@ -67,6 +70,28 @@ impl CertificateStore {
                 .sort_by_key(|entry| (preference(&entry.certificate), Reverse(entry.tail.len())));
         }
         store
+    }
+
+    /// The same with another answer to names that nothing covers.
+    pub fn answering_unknown_names(mut self, unknown: UnknownName) -> Self {
+        self.unknown = unknown;
+        self
+    }
+
+    /// Whether a client is to be refused for the name it asks for, or for asking for none.
+    pub fn refuses(&self, server_name: Option<&str>) -> bool {
+        match self.unknown {
+            UnknownName::Default => false,
+            UnknownName::Refuse => server_name.and_then(|name| self.covering(name)).is_none(),
+        }
+    }
+
+    /// The best certificate for a name, whoever can verify it.
+    fn covering(&self, server_name: &str) -> Option<&Arc<ServedCertificate>> {
+        let name = without_trailing_dot(server_name);
+        let all = |_: &ServedCertificate| true;
+        self.exact_match(name, all)
+            .or_else(|| self.wildcard_match(name, all))
     }
 
     fn index(&mut self, certificate: &Arc<ServedCertificate>) {
@@ -93,17 +118,23 @@ impl CertificateStore {
     /// verifies signatures of the kinds `offered`.
     ///
     /// No name, or one that nothing covers, is answered with the default. So is a client that can verify
-    /// none: the handshake then ends with the proper alert, of which rustls takes care.
+    /// none, unless unknown names are refused: it is not to see another name's certificate then. The
+    /// handshake ends with the proper alert, of which rustls takes care.
     pub fn find(
         &self,
         server_name: Option<&str>,
         offered: &[SignatureScheme],
     ) -> &Arc<ServedCertificate> {
+        let can_verify = |certificate: &ServedCertificate| verifiable(certificate, offered);
         server_name
             .map(without_trailing_dot)
             .and_then(|name| {
-                self.exact_match(name, offered)
-                    .or_else(|| self.wildcard_match(name, offered))
+                self.exact_match(name, can_verify)
+                    .or_else(|| self.wildcard_match(name, can_verify))
+            })
+            .or_else(|| match self.unknown {
+                UnknownName::Default => None,
+                UnknownName::Refuse => self.covering(server_name?),
             })
             .unwrap_or_else(|| self.default_match(offered))
     }
@@ -111,26 +142,24 @@ impl CertificateStore {
     fn exact_match(
         &self,
         name: &str,
-        offered: &[SignatureScheme],
+        fits: impl Fn(&ServedCertificate) -> bool,
     ) -> Option<&Arc<ServedCertificate>> {
         self.exact
             .get(name)?
             .iter()
-            .find(|certificate| verifiable(certificate, offered))
+            .find(|certificate| fits(certificate))
     }
 
     fn wildcard_match(
         &self,
         name: &str,
-        offered: &[SignatureScheme],
+        fits: impl Fn(&ServedCertificate) -> bool,
     ) -> Option<&Arc<ServedCertificate>> {
         let (label, parent) = name.split_once('.')?;
         self.wildcard
             .get(parent)?
             .iter()
-            .find(|entry| {
-                star_covers(&entry.tail, label) && verifiable(&entry.certificate, offered)
-            })
+            .find(|entry| star_covers(&entry.tail, label) && fits(&entry.certificate))
             .map(|entry| &entry.certificate)
     }
 
@@ -150,6 +179,10 @@ impl ResolvesServerCert for CertificateStore {
     /// rustls has already taken out of the schemes those that no offered cipher suite can use, which is
     /// what tells a TLS 1.2 client with ECDHE-RSA suites only.
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // Who is refused is told so before; this is for whoever might come around that.
+        if self.refuses(hello.server_name()) {
+            return None;
+        }
         Some(Arc::clone(
             self.find(hello.server_name(), hello.signature_schemes())
                 .certified_key(),
@@ -314,6 +347,33 @@ mod tests {
         check(&pair, "", &[SignatureScheme::ED25519], &ecdsa);
         let alone = store(&[&ecdsa, &other]);
         check(&alone, "", RSA, &ecdsa);
+    }
+
+    #[test]
+    fn unknown_names_may_be_refused_and_then_nobody_sees_another_name_s_certificate() {
+        let default = certificate(Key::Rsa, &["default.example.com"]);
+        let ecdsa = certificate(Key::P256, &["www.example.com"]);
+        let wildcard = certificate(Key::P256, &["*.example.com"]);
+        let lenient = store(&[&default, &ecdsa, &wildcard]);
+        assert!(!lenient.refuses(None) && !lenient.refuses(Some("unknown.example.org")));
+        check(&lenient, "www.example.com", RSA, &default);
+
+        let strict = lenient.answering_unknown_names(UnknownName::Refuse);
+        for (name, refused) in [
+            (None, true),
+            (Some("unknown.example.org"), true),
+            (Some("a.b.example.com"), true),
+            (Some("example.com"), true),
+            (Some("default.example.com"), false),
+            (Some("www.example.com"), false),
+            (Some("www.example.com."), false),
+            (Some("other.example.com"), false),
+        ] {
+            assert_eq!(strict.refuses(name), refused, "{name:?}");
+        }
+        check(&strict, "www.example.com", ECDSA, &ecdsa);
+        check(&strict, "www.example.com", RSA, &ecdsa);
+        check(&strict, "other.example.com", RSA, &wildcard);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::support::backend::Backend;
 use crate::support::client::Client;
 use crate::support::pki::{self, Authority};
 use crate::support::program::{Service, run};
-use crate::support::proxy::{Proxy, Running, free_port};
+use crate::support::proxy::{Proxy, Reload, Running, free_port};
 use crate::support::{peer, within};
 
 /// Believes every certificate: which one is shown is what the tests look at.
@@ -162,6 +162,80 @@ async fn the_certificate_is_chosen_by_sni_and_the_first_is_the_default() {
         let stream = Offer::to(name).connect(&proxy).await;
         assert!(shown(&stream) == der(expected), "{name}");
     }
+}
+
+#[tokio::test]
+async fn unknown_and_absent_names_are_refused_where_names_are_strict() {
+    let backend = Backend::echo().run().await;
+    let mut proxy = Proxy::to(&backend)
+        .listener("sni_strict = true")
+        .run()
+        .await;
+    for versions in [ONLY_1_2, ONLY_1_3] {
+        for (name, told) in [
+            ("localhost", None),
+            ("LOCALHOST", None),
+            ("unknown.example", Some("UnrecognisedName")),
+            ("a.localhost", Some("UnrecognisedName")),
+            // An address is never sent as SNI.
+            ("127.0.0.1", Some("UnrecognisedName")),
+        ] {
+            let offer = Offer {
+                versions,
+                ..Offer::to(name)
+            };
+            let outcome = offer.try_connect(&proxy).await;
+            let error = outcome.err().map(|error| error.to_string());
+            match told {
+                None => assert_eq!(error, None, "{name}"),
+                Some(told) => assert!(error.is_some_and(|e| e.contains(told)), "{name}"),
+            }
+        }
+    }
+    proxy
+        .wait_for_stderr(|text| {
+            text.contains("unknown.example")
+                && text.contains("no certificate covers the name")
+                && text.contains("no name was asked for")
+        })
+        .await;
+    let Some(openssl) = peer("openssl") else {
+        return;
+    };
+    let address = format!("127.0.0.1:{}", proxy.port());
+    for name in [&["-servername", "unknown.example"][..], &["-noservername"]] {
+        let arguments = [&["s_client", "-connect", &address][..], name].concat();
+        let refused = run(&openssl, &arguments).await;
+        assert!(refused.stderr.contains("alert number 112"), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_resumed_session_is_refused_too_once_its_name_is_gone() {
+    let backend = Backend::echo().run().await;
+    let mut proxy = Proxy::to(&backend)
+        .listener("sni_strict = true")
+        .run()
+        .await;
+    let config = proxy.authority().client_config(&[]);
+    let connect = async |proxy: &Running| {
+        let name = ServerName::try_from("localhost").unwrap();
+        let connector = TlsConnector::from(Arc::clone(&config));
+        let stream = connector.connect(name, proxy.plain().await).await?;
+        let mut client = Client::http1(stream).await;
+        assert_eq!(client.get("/").await.status, 200);
+        std::io::Result::Ok(())
+    };
+    connect(&proxy).await.unwrap();
+    connect(&proxy).await.unwrap();
+    proxy
+        .wait_for_access(|line| line["ssl_session_reused"] == "r")
+        .await;
+    let other = proxy.authority().issue(&["elsewhere.example"]);
+    pki::write(proxy.directory(), "site", &other);
+    assert_eq!(proxy.reload().await, Reload::TakenUp);
+    let error = connect(&proxy).await.unwrap_err();
+    assert!(error.to_string().contains("UnrecognisedName"), "{error}");
 }
 
 #[tokio::test]

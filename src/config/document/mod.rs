@@ -155,6 +155,8 @@ pub(super) struct ListenerDocument {
     pub(super) tls_policy: Field<String>,
     /// `tls_policy_strict`
     pub(super) tls_policy_strict: Field<bool>,
+    /// `sni_strict`
+    pub(super) sni_strict: Field<bool>,
     /// `http2`
     pub(super) http2: Field<bool>,
     /// `idle_timeout`
@@ -404,6 +406,7 @@ fn read_listener(table: &mut Reader<'_, '_>) -> ListenerDocument {
         certificates: table.list("certificates"),
         tls_policy: table.leaf("tls_policy"),
         tls_policy_strict: table.leaf("tls_policy_strict"),
+        sni_strict: table.leaf("sni_strict"),
         http2: table.leaf("http2"),
         idle_timeout: table.leaf("idle_timeout"),
         http2_idle_timeout: table.leaf("http2_idle_timeout"),

@@ -5,7 +5,7 @@ use crate::config::defaults;
 use crate::config::document::{CompressionDocument, Field, ListenerDocument, Written};
 use crate::config::plan::{
     Algorithm, CertificateId, CompressionPlan, CompressionSettings, Http2, HttpsPlan, Origin,
-    Switch, UnknownLength,
+    Switch, UnknownLength, UnknownName,
 };
 use crate::config::value;
 
@@ -18,6 +18,11 @@ impl Resolver<'_> {
     ) -> Option<HttpsPlan> {
         let certificates = self.listener_certificates(written, scope);
         let tls_policy = self.tls_policy(written, scope);
+        let unknown_name = match written.sni_strict.given() {
+            Some(Written { value: true, .. }) => UnknownName::Refuse,
+            Some(Written { value: false, .. }) => UnknownName::Default,
+            None => defaults::UNKNOWN_NAME,
+        };
         let http2 = match written.http2.given() {
             Some(Written { value: true, .. }) => Http2::Offered,
             Some(Written { value: false, .. }) => Http2::Off,
@@ -27,6 +32,7 @@ impl Resolver<'_> {
         Some(HttpsPlan {
             certificates: certificates?,
             tls_policy: tls_policy?,
+            unknown_name,
             http2,
             client_auth: client_auth?,
         })
@@ -37,12 +43,14 @@ impl Resolver<'_> {
         let certificates = written.certificates.given().map(|written| &written.origin);
         let tls_policy = written.tls_policy.given().map(|written| &written.origin);
         let strict = written.tls_policy_strict.given();
+        let sni_strict = written.sni_strict.given();
         let http2 = written.http2.given().map(|written| &written.origin);
         let client_auth = written.client_auth.as_ref().map(|table| &table.origin);
         for (key, origin) in [
             ("certificates", certificates),
             ("tls_policy", tls_policy),
             ("tls_policy_strict", strict.map(|written| &written.origin)),
+            ("sni_strict", sni_strict.map(|written| &written.origin)),
             ("http2", http2),
             ("client_auth", client_auth),
         ] {
