@@ -13,8 +13,11 @@ use std::fmt;
 
 use tokio::time::Instant;
 
-/// Points that a client begins with, and never has more of: a thousand PINGs, or two hundred resets, at once.
-const MOST: i64 = 2000;
+/// Points that a client begins with, and never has more of, for each stream that it may have: it may open
+/// all of them and take them all back at once.
+const PER_STREAM: i64 = 14;
+/// And for the connection. With 128 streams that makes 2000: a thousand PINGs, or two hundred resets.
+const PER_CONNECTION: i64 = 208;
 /// Points that come back every second.
 const PER_SECOND: f64 = 50.0;
 /// Points that an answer earns: more than its request's head, its reset and a few priorities cost.
@@ -35,6 +38,7 @@ const ACK: u8 = 1;
 #[derive(Debug)]
 pub struct Allowance {
     points: Cell<i64>,
+    most: i64,
     /// When time last gave points.
     since: Cell<Instant>,
 }
@@ -63,16 +67,17 @@ impl fmt::Display for Flood {
 
 impl std::error::Error for Flood {}
 
-impl Default for Allowance {
-    fn default() -> Self {
+impl Allowance {
+    /// The allowance of a client that may have so many streams at once.
+    pub fn new(streams: u32) -> Self {
+        let most = PER_CONNECTION + PER_STREAM * i64::from(streams);
         Self {
-            points: Cell::new(MOST),
+            points: Cell::new(most),
+            most,
             since: Cell::new(Instant::now()),
         }
     }
-}
 
-impl Allowance {
     /// A request was answered.
     pub fn answered(&self) {
         self.earn(PER_ANSWER);
@@ -80,12 +85,12 @@ impl Allowance {
 
     /// A piece of an answer's content goes out.
     pub fn carried(&self, bytes: usize) {
-        let pieces = i64::try_from(bytes / BYTES_PER_POINT).unwrap_or(MOST);
+        let pieces = i64::try_from(bytes / BYTES_PER_POINT).unwrap_or(self.most);
         self.earn(PER_PIECE + pieces);
     }
 
     fn earn(&self, points: i64) {
-        self.points.set((self.points.get() + points).min(MOST));
+        self.points.set((self.points.get() + points).min(self.most));
     }
 
     fn spend(&self, frame: Frame) -> Result<(), Flood> {
@@ -231,6 +236,8 @@ mod tests {
 
     use super::*;
 
+    const MOST: i64 = 2000;
+
     fn frame(kind: u8, flags: u8, stream: u32, length: u32) -> Vec<u8> {
         let mut bytes = length.to_be_bytes()[1..].to_vec();
         bytes.extend([kind, flags]);
@@ -241,7 +248,7 @@ mod tests {
 
     /// How many frames of a kind pass before the flood is called one.
     fn passed(kind: u8, flags: u8, length: u32) -> usize {
-        let allowance = Allowance::default();
+        let allowance = Allowance::new(128);
         let mut walker = Walker::new();
         walker.pass(&[0; PREFACE as usize], &allowance).unwrap();
         let bytes = frame(kind, flags, 1, length);
@@ -272,7 +279,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_a_client_is_served_pays_for_its_frames() {
-        let allowance = Allowance::default();
+        let allowance = Allowance::new(128);
         let mut walker = Walker::new();
         walker.skip = 0;
         let update = frame(8, 0, 1, 4);
@@ -293,7 +300,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn time_pays_for_a_few_frames() {
-        let allowance = Allowance::default();
+        let allowance = Allowance::new(128);
         let mut walker = Walker::new();
         walker.skip = 0;
         let ping = frame(6, 0, 0, 8);
@@ -313,6 +320,19 @@ mod tests {
         assert_eq!(&bytes[17..], b"too many PING frames");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn all_streams_may_be_opened_and_taken_back_at_once() {
+        for streams in [1, 128, 1024] {
+            let allowance = Allowance::new(streams);
+            let mut walker = Walker::new();
+            walker.skip = 0;
+            for stream in 0..streams {
+                let bytes = [frame(1, 5, stream, 20), frame(3, 0, stream, 4)].concat();
+                walker.pass(&bytes, &allowance).unwrap();
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn frames_are_found_wherever_the_reads_break(
@@ -327,7 +347,7 @@ mod tests {
                 cost += Frame { length, kind, flags, stream }.cost();
                 last = last.max(if kind == 1 { stream } else { 0 });
             }
-            let allowance = Allowance::default();
+            let allowance = Allowance::new(128);
             let mut walker = Walker::new();
             let mut rest = bytes.as_slice();
             for read in reads.iter().cycle() {

@@ -155,7 +155,7 @@ where
         activity,
         timeouts,
     };
-    let allowance = Rc::<Allowance>::default();
+    let allowance = Rc::new(Allowance::new(limits.http2_max_streams));
     let fresh: Rc<RefCell<Option<Rc<StreamPace>>>> = Rc::default();
     let tasks = Tasks {
         spawn,
