@@ -34,6 +34,7 @@ fn record(backend: &BackendAddr) -> Record<'_> {
             ),
             x_forwarded_for: None,
             x_real_ip: None,
+            request_id: None,
         },
         request_length: 512,
         status: 200,

@@ -15,9 +15,9 @@ use http_body::Body;
 use http_body_util::Full;
 
 use lockgate::addr::ClientAddr;
+use lockgate::config::client::{ClientIpSettings, PeerTrust, Trusted};
 use lockgate::config::plan::{
-    Algorithm, ClientIpSettings, CompressionSettings, ForwardedFor, HeadersPlan, PeerTrust, Switch,
-    Trusted, UnknownLength,
+    Algorithm, CompressionSettings, ForwardedFor, HeadersPlan, Switch, UnknownLength,
 };
 use lockgate::transform::client_ip;
 use lockgate::transform::compression::body::CompressedBody;
@@ -58,6 +58,7 @@ fn headers(c: &mut Criterion) {
         x_forwarded_host: Switch::On,
         x_forwarded_client_srcport: Switch::On,
         slb_id: Switch::On,
+        request_id: Switch::Off,
     };
     let peer = ClientAddr::new("10.0.0.3:4711".parse().unwrap());
     let forwarded =

@@ -61,6 +61,7 @@ struct Entry {
     user_agent: Option<HeaderValue>,
     forwarded_for: Option<HeaderValue>,
     real_ip: Option<HeaderValue>,
+    request_id: Option<HeaderValue>,
     head_length: u64,
     body_received: u64,
     body_sent: u64,
@@ -97,6 +98,7 @@ impl Exchange {
                 user_agent: field(USER_AGENT),
                 forwarded_for: field(X_FORWARDED_FOR),
                 real_ip: field(X_REAL_IP),
+                request_id: None,
                 // About as long as it was on the wire: hyper does not tell.
                 head_length: head_length(request) as u64,
                 body_received: 0,
@@ -110,6 +112,13 @@ impl Exchange {
         Self {
             connection: Rc::clone(connection),
             entry,
+        }
+    }
+
+    /// The request has a name.
+    pub fn identified(&mut self, name: Option<HeaderValue>) {
+        if let Some(entry) = self.entry.as_deref_mut() {
+            entry.request_id = name;
         }
     }
 
@@ -426,6 +435,7 @@ impl Entry {
             user_agent: bytes(&self.user_agent),
             x_forwarded_for: bytes(&self.forwarded_for),
             x_real_ip: bytes(&self.real_ip),
+            request_id: bytes(&self.request_id),
         }
     }
 }

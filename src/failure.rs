@@ -38,6 +38,8 @@ pub enum Failure {
     RequestMalformed,
     /// The Host field is missing, doubled, malformed, or differs from `:authority`.
     HostInvalid,
+    /// The request has passed here before, or too many load balancers.
+    LoopDetected,
     /// The path holds a dot segment, a backslash or `%00`.
     PathUnsafe,
     /// A field line is longer than header_line_bytes.
@@ -70,7 +72,7 @@ pub enum Failure {
 
 impl Failure {
     /// Every failure, for tests and documentation.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::NoServer,
         Self::ConnectRefused,
         Self::ConnectTimeout,
@@ -86,6 +88,7 @@ impl Failure {
         Self::BodyMalformed,
         Self::RequestMalformed,
         Self::HostInvalid,
+        Self::LoopDetected,
         Self::PathUnsafe,
         Self::FieldTooLong,
         Self::HeadTooLarge,
@@ -121,6 +124,7 @@ impl Failure {
             | Self::PathUnsafe
             | Self::FieldTooLong
             | Self::PlainHttp => StatusCode::BAD_REQUEST,
+            Self::LoopDetected => loop_detected(),
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -150,6 +154,7 @@ impl Failure {
             Self::BodyMalformed => "body_malformed",
             Self::RequestMalformed => "request_malformed",
             Self::HostInvalid => "host_invalid",
+            Self::LoopDetected => "loop_detected",
             Self::PathUnsafe => "path_unsafe",
             Self::FieldTooLong => "field_too_long",
             Self::HeadTooLarge => "head_too_large",
@@ -197,6 +202,7 @@ impl Failure {
             | Self::PlainHttp
             | Self::VersionUnsupported => "http_request_error",
             Self::MethodRefused | Self::ProtocolUnknown => "http_request_denied",
+            Self::LoopDetected => "proxy_loop_detected",
             Self::EncoderFailed => "proxy_internal_error",
         }
     }
@@ -212,6 +218,7 @@ impl Failure {
             | Self::BackendMalformed
             | Self::BackendReset
             | Self::ProtocolUnknown
+            | Self::LoopDetected
             | Self::ResponseTimeout => AfterFailure::Keep,
             // After CONNECT, a client may already be sending what was meant for its tunnel.
             Self::MethodRefused
@@ -245,6 +252,11 @@ pub enum AfterFailure {
     Keep,
     /// What follows on it cannot be trusted.
     Close,
+}
+
+/// The status of a request that goes round in circles, as ALB has it (alb.md 9.1).
+fn loop_detected() -> StatusCode {
+    StatusCode::from_u16(463).unwrap_or(StatusCode::LOOP_DETECTED)
 }
 
 /// The status of a request whose client went away, as nginx logs it.
@@ -283,6 +295,7 @@ mod tests {
             (Failure::ClientGone, 499),
             (Failure::ClientTooSlow, 408),
             (Failure::PlainHttp, 400),
+            (Failure::LoopDetected, 463),
         ] {
             assert_eq!(failure.status().as_u16(), status, "{failure:?}");
         }

@@ -11,11 +11,17 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::addr::{ClientAddr, ClientIp};
 use crate::backend::group::{Group, SharedGroup};
-use crate::config::plan::{ClientIpPlan, GroupId, ListenAddress, ListenerPlan, ListenerProtocol};
+use crate::config::client::ClientIpPlan;
+use crate::config::plan::{GroupId, ListenAddress, ListenerPlan, ListenerProtocol, Switch};
 use crate::task::Spawn;
 use crate::tls::{ListenerTls, Terms};
 use crate::transform::client_ip;
 use crate::transform::forwarded::{ForwardedHeaders, Proto};
+use crate::transform::loops::{LoopGuard, Place};
+use crate::transform::request_id::Sender;
+
+/// The rule that takes what no other does.
+const DEFAULT_RULE: &str = "default";
 
 /// What makes a listener the same one across reloads: where it listens, and for what protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,6 +66,8 @@ pub struct Listener {
     pub name: Arc<str>,
     /// What its requests are given on their way.
     pub forwarded: ForwardedHeaders,
+    /// What finds requests that come by again, if that is wanted.
+    pub loops: Option<LoopGuard>,
     /// How its connections are secured, if they are.
     pub tls: Option<ListenerTls>,
 }
@@ -68,11 +76,22 @@ impl Listener {
     /// A listener as planned, secured by `tls`.
     pub fn new(plan: ListenerPlan, slb_id: HeaderValue, tls: Option<ListenerTls>) -> Arc<Self> {
         let key = ListenerKey::of(&plan);
+        let place = Place {
+            instance_id: slb_id.as_bytes(),
+            listener: &plan.name,
+            port: plan.port,
+            rule: DEFAULT_RULE,
+        };
+        let loops = match plan.loop_detection {
+            Switch::On => Some(LoopGuard::new(place)),
+            Switch::Off => None,
+        };
         Arc::new(Self {
             key,
             name: plan.name.as_str().into(),
             forwarded: ForwardedHeaders::new(plan.headers, key.proto, plan.port, slb_id),
             plan,
+            loops,
             tls,
         })
     }
@@ -80,6 +99,16 @@ impl Listener {
     /// What its connections are admitted under: whoever was admitted under other terms is not served by it.
     pub fn terms(&self) -> Option<&Terms> {
         self.tls.as_ref().map(|tls| &tls.terms)
+    }
+
+    /// Whether the last hop is one of the proxies in front.
+    pub fn sender(&self, client: ClientAddr) -> Sender {
+        match &self.plan.client_ip {
+            ClientIpPlan::Retrieved(settings) if settings.trusted.has(client.ip()) => {
+                Sender::Trusted
+            }
+            ClientIpPlan::Retrieved(_) | ClientIpPlan::LastHop => Sender::Unknown,
+        }
     }
 
     /// Whom a request is attributed to; asked before its fields are changed.

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, UPGRADE};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
@@ -21,7 +21,7 @@ use crate::backend::http1::request::{BackendVersion, BodyFraming};
 use crate::backend::http1::upload::Expectation;
 use crate::backend::retirement::Retiree;
 use crate::backend::send::{Answer, AnswerHead, Outgoing, Trace, send};
-use crate::config::plan::{Algorithm, CompressionPlan, CompressionSettings, GroupProtocol};
+use crate::config::plan::{Algorithm, CompressionPlan, CompressionSettings, GroupProtocol, Switch};
 use crate::connection::{Connection, Tunnel, View};
 use crate::exchange::{Exchange, PlainBody, ResponseBody};
 use crate::failure::Failure;
@@ -32,7 +32,7 @@ use crate::http::request::{self, Continue, Host};
 use crate::http::taken_over::TakenOver;
 use crate::http::tunnel::Ending;
 use crate::transform::compression::negotiate::{self, Accepted, Decision};
-use crate::transform::{hop_by_hop, websocket};
+use crate::transform::{hop_by_hop, request_id, websocket};
 
 /// Answers a request; the last one of its connection is also told so.
 pub async fn handle(
@@ -179,14 +179,8 @@ async fn forward(
     let framing = framing(parts, &body);
     hop_by_hop::clean_request(&mut parts.headers);
     let bridge = bridge(parts)?;
-    if let CompressionPlan::On(_) = &view.listener.plan.compression {
-        negotiate::restore_validators(&mut parts.headers);
-    }
     let received = host.as_ref().map(|host| &host.received);
-    let listener = &view.listener;
-    listener
-        .forwarded
-        .apply(&mut parts.headers, received, &connection.values);
+    introduce(&mut parts.headers, received, connection, view, exchange)?;
 
     let outgoing = Outgoing {
         method: match &bridge {
@@ -208,7 +202,7 @@ async fn forward(
         },
         body_limit: limits.body_bytes,
         clean_trailers: hop_by_hop::clean_trailers,
-        timeout: listener.plan.timeouts.request,
+        timeout: view.listener.plan.timeouts.request,
     };
     let mut trace = Trace::begin();
     let answer = send(&outgoing, body, group, &mut trace).await;
@@ -221,6 +215,30 @@ async fn forward(
         None => Ok(answer),
         Some(expected) => bridged(answer, &expected),
     }
+}
+
+/// Tells the backend what it is to know of a request: its name, where it has been, what the client holds
+/// already, who asks and how.
+fn introduce(
+    headers: &mut HeaderMap,
+    host: Option<&HeaderValue>,
+    connection: &Connection,
+    view: &View,
+    exchange: &mut Exchange,
+) -> Result<(), Failure> {
+    let listener = &view.listener;
+    if listener.plan.headers.request_id == Switch::On {
+        let name = request_id::identify(headers, listener.sender(connection.client));
+        exchange.identified(name);
+    }
+    if let Some(loops) = &listener.loops {
+        loops.pass(headers)?;
+    }
+    if let CompressionPlan::On(_) = &listener.plan.compression {
+        negotiate::restore_validators(headers);
+    }
+    listener.forwarded.apply(headers, host, &connection.values);
+    Ok(())
 }
 
 /// A gRPC group is asked by HTTP/2 and knows no WebSocket.

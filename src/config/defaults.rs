@@ -6,10 +6,11 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use crate::config::client::PeerTrust;
 use crate::config::plan::{
     AccessLogPlan, Algorithm, ClientAuthMode, CompressionSettings, ForwardedFor, GroupProtocol,
-    HeadersPlan, Http2, Limits, ListenAddress, LogFormat, LogPlan, LogTarget, PeerTrust,
-    SecretPlan, ServerPlan, Switch, Timeouts, UnknownLength, UnknownName, Workers,
+    HeadersPlan, Http2, Limits, ListenAddress, LogFormat, LogPlan, LogTarget, SecretPlan,
+    ServerPlan, Switch, Timeouts, UnknownLength, UnknownName, Workers,
 };
 use crate::config::tls_policy::SystemPolicy;
 use crate::config::value;
@@ -77,6 +78,8 @@ pub const HANDSHAKE_TIMEOUT: Rule<Duration> = seconds(10, 1, 600);
 /// `header_timeout`: 10 s (config.toml, alb.md decision 17); bounds ours.
 pub const HEADER_TIMEOUT: Rule<Duration> = seconds(10, 1, 600);
 
+/// `loop_detection`: on, as on ALB (alb.md 9.4).
+pub const LOOP_DETECTION: Switch = Switch::On;
 /// `header` of client_ip (alb.md 10), in lower case as field names are held.
 pub const CLIENT_IP_HEADER: &str = "x-forwarded-for";
 /// `require_trusted_peer`: no, as documented (alb.md decision 4).
@@ -115,6 +118,7 @@ pub const HEADERS: HeadersPlan = HeadersPlan {
     x_forwarded_host: Switch::Off,
     x_forwarded_client_srcport: Switch::Off,
     slb_id: Switch::Off,
+    request_id: Switch::Off,
 };
 
 /// `header_bytes`: 64 KiB (config.toml; answered 431, alb.md decision 18); bounds ours.

@@ -116,6 +116,7 @@ pub(super) const LISTENER: Keys = Keys {
         "header_timeout",
         "extended_timeouts",
         "server_group",
+        "loop_detection",
         "proxy_protocol",
         "compression",
         "client_ip",
@@ -127,7 +128,6 @@ pub(super) const LISTENER: Keys = Keys {
     not_yet: &[
         ("quic_listener", Off::Never),
         ("quic_advertised_port", Off::Never),
-        ("loop_detection", Off::False),
         ("rule", Off::Never),
     ],
 };
@@ -178,6 +178,7 @@ pub(super) const HEADERS: Keys = Keys {
         "x_forwarded_host",
         "x_forwarded_client_srcport",
         "slb_id",
+        "request_id",
     ],
     not_yet: &[
         ("tls_protocol", Off::False),
@@ -188,7 +189,6 @@ pub(super) const HEADERS: Keys = Keys {
         ("client_cert_client_verify", Off::False),
         ("client_cert_fingerprint_hash", Off::Text("sha1")),
         ("client_cert_rfc9440", Off::False),
-        ("request_id", Off::False),
     ],
 };
 

@@ -3,6 +3,7 @@
 //!
 //! A file is read once and all its mistakes are reported together; a plan comes out only if there are none.
 
+pub mod client;
 pub mod defaults;
 pub mod plan;
 pub mod report;
@@ -142,9 +143,8 @@ mod tests {
             name = "plain"
             protocol = "http"
             port = 80
-            loop_detection = false
             server_group = "app"
-            headers = { tls_cipher = false, client_cert_rfc9440 = false, request_id = false }
+            headers = { tls_cipher = false, client_cert_rfc9440 = false }
             [[server_group]]
             name = "app"
             protocol = "http"

@@ -10,12 +10,9 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::HeaderName;
-use ipnet::IpNet;
-
 use crate::addr::BackendAddr;
+use crate::config::client::{AccessPlan, ClientIpPlan, ProxyProtocol};
 use crate::config::tls_policy::TlsPolicy;
-use crate::network::Networks;
 
 pub use crate::config::process::{
     AccessLogPlan, LogFormat, LogPlan, LogTarget, SecretPlan, ServerPlan, Workers,
@@ -138,6 +135,8 @@ pub struct ListenerPlan {
     pub access: AccessPlan,
     /// `[listener.client_ip]`
     pub client_ip: ClientIpPlan,
+    /// `loop_detection`
+    pub loop_detection: Switch,
     /// `[listener.compression]`
     pub compression: CompressionPlan,
     /// `[listener.headers]`
@@ -256,98 +255,6 @@ pub struct Timeouts {
     pub header: Duration,
 }
 
-/// `proxy_protocol`: from whom a PROXY protocol header is expected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ProxyProtocol {
-    /// From nobody.
-    Off,
-    /// From these peers, who must begin with it; all others are clients themselves.
-    From(Networks),
-}
-
-impl ProxyProtocol {
-    /// Whether this peer has to begin with a header.
-    pub fn is_expected_from(&self, peer: IpAddr) -> bool {
-        match self {
-            Self::Off => false,
-            Self::From(trusted) => trusted.contains(peer),
-        }
-    }
-}
-
-/// `[listener.access]`: who may connect.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AccessPlan {
-    /// `allow`: if not empty, only these.
-    pub allow: Networks,
-    /// `deny`: never these.
-    pub deny: Networks,
-}
-
-impl AccessPlan {
-    /// Whether a client may connect.
-    pub fn admits(&self, client: IpAddr) -> bool {
-        (self.allow.is_empty() || self.allow.contains(client)) && !self.deny.contains(client)
-    }
-}
-
-/// `[listener.client_ip]`: whom a request is attributed to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ClientIpPlan {
-    /// The last hop.
-    LastHop,
-    /// Whom a header names.
-    Retrieved(ClientIpSettings),
-}
-
-/// How a listener finds its clients in a header.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientIpSettings {
-    /// `header`: X-Forwarded-For, or what a product in front sets.
-    pub header: HeaderName,
-    /// `trusted`: the proxies.
-    pub trusted: Trusted,
-    /// `require_trusted_peer`
-    pub peer_trust: PeerTrust,
-}
-
-/// Which addresses are proxies whose word is taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trusted {
-    /// All: `0.0.0.0/0`, which by the documents means the leftmost entry, even if that is IPv6.
-    Everyone,
-    /// These.
-    Networks(Networks),
-}
-
-impl Trusted {
-    /// Those of a list, in which `0.0.0.0/0` or `::/0` means everyone.
-    pub fn new(networks: &[IpNet]) -> Self {
-        if networks.iter().any(|network| network.prefix_len() == 0) {
-            Self::Everyone
-        } else {
-            Self::Networks(Networks::new(networks))
-        }
-    }
-
-    /// Whether an address is one of them.
-    pub fn has(&self, ip: IpAddr) -> bool {
-        match self {
-            Self::Everyone => true,
-            Self::Networks(networks) => networks.contains(ip),
-        }
-    }
-}
-
-/// Whether the header is read although the last hop is no trusted proxy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeerTrust {
-    /// It is: the documented behaviour, which lets a direct client name its own address.
-    Assumed,
-    /// It is not (`require_trusted_peer = true`).
-    Required,
-}
-
 /// `[listener.compression]`
 #[derive(Clone, Debug, PartialEq)]
 pub enum CompressionPlan {
@@ -407,6 +314,8 @@ pub struct HeadersPlan {
     pub x_forwarded_client_srcport: Switch,
     /// `slb_id`
     pub slb_id: Switch,
+    /// `request_id`
+    pub request_id: Switch,
 }
 
 /// What happens to X-Forwarded-For.

@@ -4,7 +4,8 @@
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, SERVER};
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Response, StatusCode};
+use hyper::ext::ReasonPhrase;
 
 use crate::failure::{AfterFailure, Failure};
 
@@ -39,6 +40,10 @@ impl Afterwards {
 pub fn reply(failure: Failure, afterwards: Afterwards) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(page(failure)));
     *response.status_mut() = failure.status();
+    if failure.status().canonical_reason().is_none() {
+        let reason = ReasonPhrase::from_static(reason(failure.status()).as_bytes());
+        response.extensions_mut().insert(reason);
+    }
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
     headers.insert(SERVER, HeaderValue::from_static(NAME));
@@ -63,12 +68,17 @@ fn proxy_status(failure: Failure, headers: &mut HeaderMap) {
     }
 }
 
+/// What a status is called, also where it is none of HTTP's own.
+fn reason(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        463 => "Loop Detected",
+        _ => status.canonical_reason().unwrap_or("Error"),
+    }
+}
+
 fn page(failure: Failure) -> String {
     let status = failure.status();
-    let (code, reason) = (
-        status.as_u16(),
-        status.canonical_reason().unwrap_or("Error"),
-    );
+    let (code, reason) = (status.as_u16(), reason(status));
     let why = if failure == Failure::PlainHttp {
         "<p>The plain HTTP request was sent to an HTTPS port</p>\r\n"
     } else {
@@ -88,7 +98,7 @@ pub fn raw(failure: Failure) -> Vec<u8> {
         "HTTP/1.1 {} {}\r\nServer: {NAME}\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\
          Proxy-Status: {NAME}; error={}; details=\"{}\"\r\nConnection: close\r\n\r\n{page}",
         status.as_u16(),
-        status.canonical_reason().unwrap_or("Error"),
+        reason(status),
         page.len(),
         failure.proxy_error(),
         failure.cause(),

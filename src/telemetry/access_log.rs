@@ -88,6 +88,8 @@ pub struct RequestFacts<'a> {
     pub x_forwarded_for: Option<&'a [u8]>,
     /// `http_x_real_ip`
     pub x_real_ip: Option<&'a [u8]>,
+    /// `request_id`: the name that the request was given, or came with from a trusted peer.
+    pub request_id: Option<&'a [u8]>,
 }
 
 /// How the client reached the listener.
@@ -133,6 +135,7 @@ impl Record<'_> {
         line.string("http_user_agent", request.user_agent);
         line.string("http_x_forwarded_for", request.x_forwarded_for);
         line.string("http_x_real_ip", request.x_real_ip);
+        line.string("request_id", request.request_id);
         line.number("request_length", Some(self.request_length));
         line.number("body_bytes_sent", Some(self.body_bytes_sent));
         line.number("status", Some(self.status));
@@ -169,6 +172,7 @@ impl Record<'_> {
         line.string("http_host", request.http_host);
         line.string("http_x_forwarded_for", request.x_forwarded_for);
         line.string("http_x_real_ip", request.x_real_ip);
+        line.string("request_id", request.request_id);
         line.string("client_ip_from", Some(self.found_in()));
         line.number("client_port", Some(self.client.port()));
         line.socket("peer_addr", self.client.peer());
@@ -494,6 +498,7 @@ mod tests {
         "http_user_agent",
         "http_x_forwarded_for",
         "http_x_real_ip",
+        "request_id",
         "request_length",
         "body_bytes_sent",
         "status",
@@ -564,7 +569,7 @@ mod tests {
         assert_eq!(
             text(&record),
             "192.0.2.7 - - [2026-11-05T00:00:00Z] \"GET /a?b=c HTTP/2.0\" 200 1024 \"-\" \"curl/8\" \
-             host=\"example.com\" http_host=- http_x_forwarded_for=- http_x_real_ip=- \
+             host=\"example.com\" http_host=- http_x_forwarded_for=- http_x_real_ip=- request_id=- \
              client_ip_from=\"proxy_protocol\" client_port=4711 peer_addr=\"10.0.0.3:1024\" \
              listener=\"web\" slb_vport=443 scheme=\"https\" ssl_protocol=\"TLSv1.3\" \
              ssl_cipher=\"TLS_AES_128_GCM_SHA256\" ssl_session_reused=\"r\" server_name=\"example.com\" cause=- server_group=\"app\" \
@@ -588,6 +593,7 @@ mod tests {
             user_agent: bytes,
             x_forwarded_for: bytes,
             x_real_ip: bytes,
+            request_id: bytes,
         };
         let record = Record {
             request,
@@ -604,7 +610,7 @@ mod tests {
         for line in [line, text(&record)] {
             assert_eq!(line.find('\n'), Some(line.len() - 1));
             assert!(!line.contains(['\r', '\x1b', '\u{202e}']));
-            assert!(line.len() < 40 * 1024);
+            assert!(line.len() < 45 * 1024);
         }
     }
 

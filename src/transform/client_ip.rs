@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use http::HeaderMap;
 
 use crate::addr::{ClientAddr, ClientIp, Provenance};
-use crate::config::plan::{ClientIpSettings, PeerTrust, Trusted};
+use crate::config::client::{ClientIpSettings, PeerTrust, Trusted};
 use crate::transform::field::members;
 
 /// How many entries are looked at: no chain of proxies is longer, a forged list may be.

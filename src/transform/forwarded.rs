@@ -206,6 +206,7 @@ mod tests {
         x_forwarded_host: Switch::Off,
         x_forwarded_client_srcport: Switch::Off,
         slb_id: Switch::Off,
+        request_id: Switch::Off,
     };
 
     fn forwarded_for(mode: ForwardedFor, lines: &[&str], client: &str) -> Vec<String> {

@@ -5,4 +5,6 @@ pub mod compression;
 pub mod field;
 pub mod forwarded;
 pub mod hop_by_hop;
+pub mod loops;
+pub mod request_id;
 pub mod websocket;

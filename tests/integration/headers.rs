@@ -130,7 +130,7 @@ async fn fields_that_are_switched_off_pass_as_they_came() {
     let request = sent(&backend, &running, &[]).await;
     assert_eq!(
         request.names(),
-        ["Host", "X-Forwarded-For"],
+        ["Host", "ALICLOUD-ALB-TRACE", "X-Forwarded-For"],
         "{}",
         request.head
     );
@@ -186,7 +186,8 @@ async fn names_are_written_to_the_backend_in_their_usual_case() {
         for name in NAMES.iter().filter(|name| **name != "X-Request-ID") {
             assert!(found.contains(name), "{name}: {}", request.head);
         }
-        assert_eq!(found.len(), NAMES.len() + 1, "and Host: {}", request.head);
+        let others = ["Host", "ALICLOUD-ALB-TRACE"].len();
+        assert_eq!(found.len(), NAMES.len() + others, "{}", request.head);
     }
 }
 
@@ -213,7 +214,7 @@ async fn what_belongs_to_one_hop_does_not_reach_the_backend() {
     .await;
     assert_eq!(
         request.names(),
-        ["Host", "X-Public", "X-Forwarded-For"],
+        ["Host", "X-Public", "ALICLOUD-ALB-TRACE", "X-Forwarded-For"],
         "{}",
         request.head
     );
@@ -282,6 +283,7 @@ async fn what_only_lockgate_or_nobody_may_say_is_removed() {
                 "X.Forwarded.For: 192.0.2.1",
                 "X_Forwarded_Proto: https",
                 "SLB_ID: x",
+                "alicloud_alb_trace: x",
                 "an_other.name: passes",
             ],
         )
@@ -294,12 +296,62 @@ async fn what_only_lockgate_or_nobody_may_say_is_removed() {
         names.sort();
         assert_eq!(
             names,
-            ["an_other.name", "host", "x-forwarded-for"],
+            [
+                "alicloud-alb-trace",
+                "an_other.name",
+                "host",
+                "x-forwarded-for"
+            ],
             "{}",
             request.head
         );
         assert_eq!(request.field("x-forwarded-for"), Some("127.0.0.1"));
     }
+}
+
+#[tokio::test]
+async fn a_request_gets_a_name_unless_a_trusted_peer_gave_it_one() {
+    let backend = Backend::named("a").run().await;
+    let is_made = |name: &str| name.len() == 32 && name.bytes().all(|b| b.is_ascii_hexdigit());
+    let given = ["x-request-id: 8f3e-11"];
+    let spoilt = ["x-request-id: 8f3e 11"];
+    let twice = ["x-request-id: 8f3e-11", "x-request-id: 8f3e-12"];
+    for (trusted, is_kept) in [
+        (None, false),
+        (Some("192.0.2.1"), false),
+        (Some("127.0.0.1"), true),
+    ] {
+        let mut proxy = Proxy::to(&backend).headers("request_id = true");
+        if let Some(trusted) = trusted {
+            proxy = proxy.listener(&format!("client_ip = {{ trusted = [\"{trusted}\"] }}"));
+        }
+        let running = proxy.run().await;
+        for (lines, is_kept) in [
+            (&[][..], false),
+            (&given[..], is_kept),
+            (&spoilt[..], false),
+            (&twice[..], false),
+        ] {
+            let request = sent(&backend, &running, lines).await;
+            let name = request.field("x-request-id").unwrap().to_owned();
+            assert!(request.has_line(&format!("X-Request-Id: {name}")));
+            assert_eq!(name == "8f3e-11", is_kept, "{trusted:?} {lines:?}");
+            assert!(is_kept || is_made(&name), "{name}");
+            running
+                .wait_for_access(|line| line["request_id"] == name.as_str())
+                .await;
+        }
+    }
+    let running = Proxy::to(&backend).run().await;
+    let request = sent(&backend, &running, &given).await;
+    assert_eq!(
+        request.field("x-request-id"),
+        Some("8f3e-11"),
+        "off: it passes"
+    );
+    running
+        .wait_for_access(|line| line["request_id"] == "-")
+        .await;
 }
 
 #[tokio::test]

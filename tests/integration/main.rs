@@ -28,6 +28,7 @@ mod headers;
 mod http;
 mod http2;
 mod limits;
+mod loops;
 mod reload;
 mod shutdown;
 mod support;

@@ -173,6 +173,8 @@ pub(super) struct ListenerDocument {
     pub(super) extended_timeouts: Field<bool>,
     /// `server_group`
     pub(super) server_group: Field<String>,
+    /// `loop_detection`
+    pub(super) loop_detection: Field<bool>,
     /// `proxy_protocol`
     pub(super) proxy_protocol: Option<ProxyProtocolDocument>,
     /// `[listener.access]`
@@ -267,6 +269,8 @@ pub(super) struct HeadersDocument {
     pub(super) x_forwarded_client_srcport: Field<bool>,
     /// `slb_id`
     pub(super) slb_id: Field<bool>,
+    /// `request_id`
+    pub(super) request_id: Field<bool>,
 }
 
 /// `[listener.limits]`
@@ -415,6 +419,7 @@ fn read_listener(table: &mut Reader<'_, '_>) -> ListenerDocument {
         header_timeout: table.leaf("header_timeout"),
         extended_timeouts: table.leaf("extended_timeouts"),
         server_group: table.leaf("server_group"),
+        loop_detection: table.leaf("loop_detection"),
         proxy_protocol: table
             .table("proxy_protocol", &keys::PROXY_PROTOCOL)
             .map(|mut table| ProxyProtocolDocument {
@@ -479,6 +484,7 @@ fn read_headers(table: &mut Reader<'_, '_>) -> HeadersDocument {
         x_forwarded_host: table.leaf("x_forwarded_host"),
         x_forwarded_client_srcport: table.leaf("x_forwarded_client_srcport"),
         slb_id: table.leaf("slb_id"),
+        request_id: table.leaf("request_id"),
     }
 }
 

@@ -4,13 +4,14 @@ use http::HeaderName;
 use ipnet::IpNet;
 
 use super::Resolver;
+use crate::config::client::{
+    AccessPlan, ClientIpPlan, ClientIpSettings, PeerTrust, ProxyProtocol, Trusted,
+};
 use crate::config::defaults;
 use crate::config::document::{
     AccessDocument, ClientIpDocument, Field, ProxyProtocolDocument, Written,
 };
-use crate::config::plan::{
-    AccessPlan, ClientIpPlan, ClientIpSettings, Origin, PeerTrust, ProxyProtocol, Trusted,
-};
+use crate::config::plan::Origin;
 use crate::config::value;
 use crate::network::Networks;
 

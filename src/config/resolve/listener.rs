@@ -59,6 +59,7 @@ impl Resolver<'_> {
         let socket = self.socket(written);
         let tags = self.tags(&written.tags);
         let timeouts = self.timeouts(written);
+        let loop_detection = switch(&written.loop_detection, defaults::LOOP_DETECTION);
         let proxy_protocol = self.proxy_protocol(written.proxy_protocol.as_ref());
         let access = self.access(written.access.as_ref());
         let client_ip = self.client_ip(written.client_ip.as_ref());
@@ -86,6 +87,7 @@ impl Resolver<'_> {
             proxy_protocol,
             access,
             client_ip,
+            loop_detection,
             compression,
             headers,
             limits,
@@ -298,6 +300,7 @@ impl Resolver<'_> {
                 defaults.x_forwarded_client_srcport,
             ),
             slb_id: switch(&written.slb_id, defaults.slb_id),
+            request_id: switch(&written.request_id, defaults.request_id),
         }
     }
 
