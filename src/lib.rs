@@ -24,7 +24,7 @@
 //! | [`addr`], [`network`], [`stream`], [`timer`], [`task`], [`failure`], [`secret`] | vocabulary: addresses by position, sets of networks, the client's byte stream, lazy deadlines, how a task is run, the one table from cause to status, the secret that replicas share |
 //! | [`config`] | the TOML file: document (what was written), plan (what was meant), report (what is wrong) |
 //! | [`accept`] | listening sockets, the PROXY protocol's header |
-//! | [`tls`] | PEM files, certificates and the choice among them, security policies, session tickets, the handshake |
+//! | [`tls`] | PEM files, certificates and the choice among them, security policies, session tickets, the handshake; with the feature `legacy-tls`, OpenSSL for older clients |
 //! | [`http`] | how HTTP/1 and HTTP/2 connections live and end, which requests are well formed, answers of ours, tunnels |
 //! | [`transform`] | pure changes to messages: hop-by-hop fields, the client's address, X-Forwarded-*, loops, compression |
 //! | [`backend`] | groups, whose turn it is, pools, our own HTTP/1.1 exchange, gRPC over HTTP/2 |

@@ -2,8 +2,9 @@
 //! (alb.md sections 2.1, 2.2 and 2.4).
 //!
 //! The tables are the documented ones, whole. What this build can do of them is the *effective* set: TLS
-//! 1.2 with ECDHE and an AEAD, and TLS 1.3. A policy never negotiates what it does not list: no TLS 1.3
-//! under a 1.2 policy, and no ChaCha20 in TLS 1.2, which only custom policies know.
+//! 1.2 with ECDHE and an AEAD, and TLS 1.3; with the feature `legacy-tls`, also what OpenSSL does for
+//! clients that cannot do better. A policy never negotiates what it does not list: no TLS 1.3 under a 1.2
+//! policy, and no ChaCha20 in TLS 1.2, which only custom policies know.
 
 /// A TLS security policy: a system policy, or one of the file's `[[tls_policy]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,45 +15,118 @@ pub struct TlsPolicy {
     pub versions: Vec<Version>,
     /// `cipher_suites`: what it lists, in the order of the documented table; never empty.
     pub suites: Vec<&'static Suite>,
+    /// What becomes of clients that only OpenSSL can serve.
+    #[cfg(feature = "legacy-tls")]
+    pub older_clients: OlderClients,
+}
+
+/// What becomes of clients that only OpenSSL can serve.
+#[cfg(feature = "legacy-tls")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OlderClients {
+    /// They are served, as far as the policy goes.
+    Served,
+    /// They are refused: the listener authenticates its clients, which is rustls' to do.
+    Refused,
 }
 
 impl TlsPolicy {
-    /// The versions that this build negotiates, oldest first; never empty.
+    /// A policy that serves everyone it can.
+    pub fn new(name: String, versions: Vec<Version>, suites: Vec<&'static Suite>) -> Self {
+        Self {
+            name,
+            versions,
+            suites,
+            #[cfg(feature = "legacy-tls")]
+            older_clients: OlderClients::Served,
+        }
+    }
+
+    /// The versions that are negotiated, oldest first; never empty.
     pub fn effective_versions(&self) -> impl Iterator<Item = Version> {
-        self.versions
-            .iter()
-            .copied()
-            .filter(|version| version.is_effective())
+        self.versions_with(Self::negotiates)
     }
 
-    /// The suites that this build negotiates; never empty.
+    /// The suites that are negotiated; never empty.
     pub fn effective_suites(&self) -> impl Iterator<Item = &'static Suite> {
-        self.suites
-            .iter()
-            .copied()
-            .filter(|suite| suite.is_effective())
+        let suites = self.suites.iter().copied();
+        suites.filter(|suite| self.negotiates(suite))
     }
 
-    /// What it lists and this build does not negotiate: versions, then suites.
+    /// The versions that an engine negotiates, oldest first.
+    pub fn versions_of(&self, engine: Engine) -> impl Iterator<Item = Version> {
+        self.versions_with(move |policy, suite| policy.engine(suite) == Some(engine))
+    }
+
+    /// The suites that an engine negotiates.
+    pub fn suites_of(&self, engine: Engine) -> impl Iterator<Item = &'static Suite> {
+        let suites = self.suites.iter().copied();
+        suites.filter(move |suite| self.engine(suite) == Some(engine))
+    }
+
+    /// What it lists and nobody negotiates: versions, then suites.
     pub fn unmet(&self) -> impl Iterator<Item = &'static str> {
-        let versions = self
-            .versions
-            .iter()
-            .filter(|version| !version.is_effective());
-        let suites = self.suites.iter().filter(|suite| !suite.is_effective());
-        versions
-            .map(|version| version.name())
+        let suites = self.suites.iter().filter(|suite| !self.negotiates(suite));
+        self.unmet_versions()
+            .map(Version::name)
             .chain(suites.map(|suite| suite.name()))
+    }
+
+    /// The versions that it lists and nobody negotiates, oldest first.
+    pub fn unmet_versions(&self) -> impl Iterator<Item = Version> {
+        let effective: Vec<_> = self.effective_versions().collect();
+        let versions = self.versions.iter().copied();
+        versions.filter(move |version| !effective.contains(version))
+    }
+
+    /// The listed versions that have a suite of which `holds` is true.
+    fn versions_with(
+        &self,
+        holds: impl Fn(&Self, &Suite) -> bool,
+    ) -> impl Iterator<Item = Version> {
+        let versions = self.versions.iter().copied();
+        versions.filter(move |version| {
+            let mut suites = self.suites.iter();
+            suites.any(|suite| suite.versions().contains(version) && holds(self, suite))
+        })
+    }
+
+    fn negotiates(&self, suite: &Suite) -> bool {
+        self.engine(suite).is_some()
+    }
+
+    /// Who negotiates a suite under this policy.
+    fn engine(&self, suite: &Suite) -> Option<Engine> {
+        match suite.engine()? {
+            Engine::Rustls => Some(Engine::Rustls),
+            #[cfg(feature = "legacy-tls")]
+            Engine::OpenSsl => match self.older_clients {
+                OlderClients::Served => Some(Engine::OpenSsl),
+                OlderClients::Refused => None,
+            },
+        }
     }
 }
 
+/// Who negotiates a suite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// rustls, for everyone that it can serve.
+    Rustls,
+    /// The system's OpenSSL, for clients that cannot do better.
+    #[cfg(feature = "legacy-tls")]
+    OpenSsl,
+}
+
+#[cfg(feature = "legacy-tls")]
+const OLDER: Option<Engine> = Some(Engine::OpenSsl);
+#[cfg(not(feature = "legacy-tls"))]
+const OLDER: Option<Engine> = None;
+
 impl From<SystemPolicy> for TlsPolicy {
     fn from(policy: SystemPolicy) -> Self {
-        Self {
-            name: policy.name().to_owned(),
-            versions: policy.versions().to_vec(),
-            suites: policy.suites().collect(),
-        }
+        let (versions, suites) = (policy.versions().to_vec(), policy.suites().collect());
+        Self::new(policy.name().to_owned(), versions, suites)
     }
 }
 
@@ -155,12 +229,19 @@ impl Version {
         }
     }
 
+    /// The number on the wire.
+    pub fn id(self) -> u16 {
+        match self {
+            Self::Tls10 => 0x0301,
+            Self::Tls11 => 0x0302,
+            Self::Tls12 => 0x0303,
+            Self::Tls13 => 0x0304,
+        }
+    }
+
     /// Whether this build negotiates it.
     pub fn is_effective(self) -> bool {
-        match self {
-            Self::Tls10 | Self::Tls11 => false,
-            Self::Tls12 | Self::Tls13 => true,
-        }
+        Suite::all().any(|suite| suite.is_effective() && suite.versions().contains(&self))
     }
 }
 
@@ -174,7 +255,7 @@ pub struct Suite {
     policies: &'static [SystemPolicy],
 }
 
-/// The versions that a suite is of, and whether rustls has it.
+/// The versions that a suite is of, and who has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Usage {
     /// TLS 1.2, ECDHE and an AEAD: rustls has all of them.
@@ -183,6 +264,8 @@ enum Usage {
     Old12,
     /// TLS 1.0 to 1.2, CBC with SHA-1: rustls has none.
     Old10To12,
+    /// TLS 1.0 to 1.2, 3DES, which OpenSSL is built without.
+    Broken10To12,
     /// TLS 1.3, and rustls has it.
     Modern13,
     /// TLS 1.3 for small devices, which rustls has not.
@@ -226,16 +309,24 @@ impl Suite {
     pub fn versions(&self) -> &'static [Version] {
         match self.usage {
             Usage::Modern12 | Usage::Old12 => &[Version::Tls12],
-            Usage::Old10To12 => &[Version::Tls10, Version::Tls11, Version::Tls12],
+            Usage::Old10To12 | Usage::Broken10To12 => {
+                &[Version::Tls10, Version::Tls11, Version::Tls12]
+            }
             Usage::Modern13 | Usage::Small13 => &[Version::Tls13],
         }
     }
 
     /// Whether this build negotiates it.
     pub fn is_effective(&self) -> bool {
+        self.engine().is_some()
+    }
+
+    /// Who negotiates it in this build.
+    pub fn engine(&self) -> Option<Engine> {
         match self.usage {
-            Usage::Modern12 | Usage::Modern13 => true,
-            Usage::Old12 | Usage::Old10To12 | Usage::Small13 => false,
+            Usage::Modern12 | Usage::Modern13 => Some(Engine::Rustls),
+            Usage::Old12 | Usage::Old10To12 => OLDER,
+            Usage::Broken10To12 | Usage::Small13 => None,
         }
     }
 }
@@ -282,7 +373,7 @@ const CUSTOM_ONLY: &[SystemPolicy] = &[];
 /// alb.md section 2.2, row by row.
 #[rustfmt::skip]
 static SUITES: &[Suite] = {
-    use Usage::{Modern12, Modern13, Old10To12, Old12, Small13};
+    use Usage::{Broken10To12, Modern12, Modern13, Old10To12, Old12, Small13};
     &[
         suite(0xC02B, "ECDHE-ECDSA-AES128-GCM-SHA256", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", Modern12, ALL),
         suite(0xC02C, "ECDHE-ECDSA-AES256-GCM-SHA384", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", Modern12, ALL),
@@ -302,7 +393,7 @@ static SUITES: &[Suite] = {
         suite(0xC014, "ECDHE-RSA-AES256-SHA", "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA", Old10To12, ECDHE),
         suite(0x002F, "AES128-SHA", "TLS_RSA_WITH_AES_128_CBC_SHA", Old10To12, LONG),
         suite(0x0035, "AES256-SHA", "TLS_RSA_WITH_AES_256_CBC_SHA", Old10To12, LONG),
-        suite(0x000A, "DES-CBC3-SHA", "TLS_RSA_WITH_3DES_EDE_CBC_SHA", Old10To12, LONG),
+        suite(0x000A, "DES-CBC3-SHA", "TLS_RSA_WITH_3DES_EDE_CBC_SHA", Broken10To12, LONG),
         suite13(0x1301, "TLS_AES_128_GCM_SHA256", Modern13),
         suite13(0x1302, "TLS_AES_256_GCM_SHA384", Modern13),
         suite13(0x1303, "TLS_CHACHA20_POLY1305_SHA256", Modern13),
@@ -341,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn effective_sets_are_tls_1_2_with_ecdhe_gcm_and_tls_1_3() {
+    fn rustls_sets_are_tls_1_2_with_ecdhe_gcm_and_tls_1_3() {
         let gcm = [
             "ECDHE-ECDSA-AES128-GCM-SHA256",
             "ECDHE-ECDSA-AES256-GCM-SHA384",
@@ -364,9 +455,20 @@ mod tests {
             } else {
                 (vec![Version::Tls12], gcm.to_vec())
             };
-            assert!(policy.effective_versions().eq(versions), "{system:?}");
-            let names: Vec<_> = policy.effective_suites().map(Suite::name).collect();
+            assert!(
+                policy.versions_of(Engine::Rustls).eq(versions.clone()),
+                "{system:?}"
+            );
+            let names: Vec<_> = policy.suites_of(Engine::Rustls).map(Suite::name).collect();
             assert_eq!(names, suites, "{system:?}");
+            if cfg!(not(feature = "legacy-tls")) {
+                assert!(policy.effective_versions().eq(versions), "{system:?}");
+                assert_eq!(
+                    policy.effective_suites().count(),
+                    suites.len(),
+                    "{system:?}"
+                );
+            }
             let listed = policy.versions.len() + policy.suites.len();
             let effective = policy.effective_versions().count() + policy.effective_suites().count();
             assert_eq!(policy.unmet().count(), listed - effective, "{system:?}");

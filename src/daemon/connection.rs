@@ -97,7 +97,7 @@ async fn begin(
             match handshake {
                 Ok(Ok((stream, facts))) => Some(Begun {
                     client,
-                    stream: Box::new(ClientStream::Tls(stream)),
+                    stream: Box::new(stream),
                     tls: Some(facts),
                 }),
                 Ok(Err(error)) => {

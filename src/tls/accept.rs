@@ -13,6 +13,9 @@ use tokio_rustls::server::TlsStream;
 
 use super::ListenerTls;
 use super::facts::TlsFacts;
+#[cfg(feature = "legacy-tls")]
+use super::legacy::Choice;
+use crate::stream::{ClientStream, Transport};
 
 /// A handshake that did not succeed.
 #[derive(Debug)]
@@ -25,8 +28,46 @@ pub struct HandshakeError<S> {
     pub server_name: Option<Box<str>>,
 }
 
-/// Shakes hands over `stream`.
-pub async fn handshake<S>(
+/// Shakes hands over `transport`, by the engine that serves its client.
+///
+/// # Errors
+/// Where no connection comes about.
+pub async fn handshake(
+    transport: Transport,
+    tls: &ListenerTls,
+) -> Result<(ClientStream, TlsFacts), HandshakeError<Transport>> {
+    #[cfg(feature = "legacy-tls")]
+    let transport = {
+        let mut transport = transport;
+        if let Some(legacy) = &tls.legacy {
+            match legacy.choose(&mut transport).await {
+                Ok(Choice::Rustls) => {}
+                Ok(Choice::OpenSsl(client)) => {
+                    let server_name = client.server_name();
+                    if tls.store.refuses(server_name) {
+                        let server_name = server_name.map(Box::from);
+                        return Err(refuse_name(transport, server_name).await);
+                    }
+                    let (stream, facts) = legacy.handshake(transport, client, tls).await?;
+                    return Ok((ClientStream::OpenSsl(stream), facts));
+                }
+                Err(error) => {
+                    return Err(HandshakeError {
+                        stream: Some(transport),
+                        error,
+                        server_name: None,
+                    });
+                }
+            }
+        }
+        transport
+    };
+    let (stream, facts) = by_rustls(transport, tls).await?;
+    Ok((ClientStream::Tls(stream), facts))
+}
+
+/// Shakes hands over `stream` by rustls.
+async fn by_rustls<S>(
     stream: S,
     tls: &ListenerTls,
 ) -> Result<(TlsStream<S>, TlsFacts), HandshakeError<S>>

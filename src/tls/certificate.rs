@@ -20,11 +20,15 @@ use x509_cert::der::{Decode, Reader, SliceReader};
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
+#[cfg(feature = "legacy-tls")]
+use super::legacy::pair::LazyPair;
 use super::server_name::CertificateNames;
 
 /// A chain and its key, with what choosing among certificates needs to know.
 pub struct ServedCertificate {
     key: Arc<CertifiedKey>,
+    #[cfg(feature = "legacy-tls")]
+    openssl: LazyPair,
     names: CertificateNames,
     kind: KeyKind,
     not_before: SystemTime,
@@ -50,6 +54,8 @@ impl ServedCertificate {
             validity.not_before.to_system_time(),
             validity.not_after.to_system_time(),
         );
+        #[cfg(feature = "legacy-tls")]
+        let openssl = LazyPair::new(key.clone_key());
         let key = aws_lc_rs::default_provider()
             .key_provider
             .load_private_key(key)
@@ -58,6 +64,8 @@ impl ServedCertificate {
         let chain_warning = chain_warning(&parsed);
         Ok(Self {
             key: Arc::new(CertifiedKey::new(chain, key)),
+            #[cfg(feature = "legacy-tls")]
+            openssl,
             names,
             kind,
             not_before,
@@ -69,6 +77,12 @@ impl ServedCertificate {
     /// What rustls serves.
     pub fn certified_key(&self) -> &Arc<CertifiedKey> {
         &self.key
+    }
+
+    /// What OpenSSL serves.
+    #[cfg(feature = "legacy-tls")]
+    pub(super) fn openssl(&self) -> &LazyPair {
+        &self.openssl
     }
 
     /// The host names it answers for.

@@ -10,11 +10,13 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use super::verdict::{Reason, Verdict};
 use super::{H2, ListenerTls, policy};
 use crate::config::plan::ClientAuthMode;
+#[cfg(feature = "legacy-tls")]
+use crate::config::tls_policy::{Engine, Suite, Version};
 
 /// What a finished handshake has settled; computed once per connection.
 #[derive(Clone, Debug)]
 pub struct TlsFacts {
-    /// `TLSv1.2`, `TLSv1.3`
+    /// `TLSv1.2`, `TLSv1.3`; `TLSv1`, `TLSv1.1`
     pub protocol: &'static str,
     /// The cipher suite in OpenSSL's spelling: `ECDHE-RSA-AES128-GCM-SHA256`.
     pub cipher_suite: &'static str,
@@ -69,6 +71,33 @@ impl TlsFacts {
             alpn: Alpn::of(connection.alpn_protocol()),
             session: Session::of(handshake.ok_or(FactsError::Unfinished)?),
             client: client(connection, tls)?,
+        })
+    }
+}
+
+#[cfg(feature = "legacy-tls")]
+impl TlsFacts {
+    /// Reads them from a connection that has shaken hands by OpenSSL.
+    ///
+    /// # Errors
+    /// Where it agreed on nothing that is known.
+    pub fn of_openssl(
+        connection: &openssl::ssl::SslRef,
+        server_name: Option<Box<str>>,
+    ) -> Result<Self, FactsError> {
+        let version = connection.version_str();
+        let mut versions = Version::ALL.into_iter();
+        let version = versions.find(|known| known.name() == version);
+        let suite = connection.current_cipher();
+        let suite = suite.and_then(|suite| Suite::named(suite.name()));
+        let suite = suite.filter(|suite| suite.engine() == Some(Engine::OpenSsl));
+        Ok(Self {
+            protocol: version.ok_or(FactsError::Unfinished)?.name(),
+            cipher_suite: suite.ok_or(FactsError::Unfinished)?.name(),
+            server_name,
+            alpn: Alpn::of(connection.selected_alpn_protocol()),
+            session: Session::New,
+            client: Client::Unasked,
         })
     }
 }

@@ -9,6 +9,8 @@ pub mod authority;
 pub mod certificate;
 pub mod client_auth;
 pub mod facts;
+#[cfg(feature = "legacy-tls")]
+pub mod legacy;
 pub mod pem;
 pub mod pem_error;
 pub mod policy;
@@ -30,6 +32,8 @@ use crate::config::plan::Http2;
 use crate::config::tls_policy::TlsPolicy;
 
 use self::client_auth::ClientAuth;
+#[cfg(feature = "legacy-tls")]
+use self::legacy::Legacy;
 use self::store::CertificateStore;
 use self::tickets::Ticketer;
 
@@ -49,6 +53,9 @@ pub struct ListenerTls {
     pub store: Arc<CertificateStore>,
     /// What makes and opens its session tickets.
     pub ticketer: Arc<Ticketer>,
+    /// What it has for clients that rustls cannot serve; nothing where clients are authenticated.
+    #[cfg(feature = "legacy-tls")]
+    pub legacy: Option<Legacy>,
     /// What its connections are admitted under.
     pub terms: Terms,
 }
@@ -58,6 +65,7 @@ impl ListenerTls {
     ///
     /// # Errors
     /// Where the policy has no suite for one of its versions; no policy of a plan is like that.
+    /// Where OpenSSL is used, where it was built with less than the usual.
     pub fn new(
         policy: &TlsPolicy,
         store: CertificateStore,
@@ -73,7 +81,9 @@ impl ListenerTls {
         config.time_provider = Arc::clone(ticketer.clock());
         config.ticketer = Arc::clone(&ticketer) as _;
         Ok(Self {
-            terms: Terms::of(&config, client_auth.as_deref()),
+            terms: Terms::of(policy, client_auth.as_deref()),
+            #[cfg(feature = "legacy-tls")]
+            legacy: Legacy::new(policy, &store).map_err(rustls::Error::General)?,
             config: Arc::new(config),
             client_auth,
             store,
@@ -88,14 +98,16 @@ impl ListenerTls {
 pub struct Terms(Arc<[u8; 32]>);
 
 impl Terms {
-    fn of(config: &ServerConfig, client_auth: Option<&ClientAuth>) -> Self {
+    fn of(policy: &TlsPolicy, client_auth: Option<&ClientAuth>) -> Self {
         let mut context = digest::Context::new(&digest::SHA256);
         if let Some(auth) = client_auth {
             context.update(&auth.fingerprint());
         }
-        // A suite belongs to one version, and a version without a suite is an error.
-        for suite in &config.crypto_provider().cipher_suites {
-            context.update(&u16::from(suite.suite()).to_be_bytes());
+        for version in policy.effective_versions() {
+            context.update(&version.id().to_be_bytes());
+        }
+        for suite in policy.effective_suites() {
+            context.update(&suite.id().to_be_bytes());
         }
         let mut digest = [0; 32];
         digest.copy_from_slice(context.finish().as_ref());
@@ -236,11 +248,8 @@ mod tests {
     #[test]
     fn a_policy_of_one_s_own_may_have_chacha20_in_tls_1_2_and_nothing_but_1_3() {
         let own = |versions: &[Version], suite: &str| {
-            let policy = TlsPolicy {
-                name: "own".into(),
-                versions: versions.to_vec(),
-                suites: vec![Suite::named(suite).unwrap()],
-            };
+            let suites = vec![Suite::named(suite).unwrap()];
+            let policy = TlsPolicy::new("own".into(), versions.to_vec(), suites);
             let store =
                 CertificateStore::new(certificate(Key::P256, &["www.example.com"]), Vec::new());
             listener_tls(&policy, store, Http2::Offered, None)

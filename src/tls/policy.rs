@@ -1,5 +1,5 @@
-//! TLS security policies as rustls wants them: a provider that knows exactly the effective suites of a
-//! policy, and its effective versions. The policies themselves are `config`'s.
+//! TLS security policies as rustls wants them: a provider that knows exactly the suites of a policy that
+//! are its to negotiate, and their versions. The policies themselves are `config`'s.
 
 use std::sync::Arc;
 
@@ -7,21 +7,24 @@ use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::{CipherSuite, ProtocolVersion, SupportedCipherSuite, SupportedProtocolVersion};
 
-use crate::config::tls_policy::{Suite, TlsPolicy, Version};
+use crate::config::tls_policy::{Engine, Suite, TlsPolicy, Version};
 
-/// A provider that knows exactly the policy's effective suites, and our key exchange groups.
+/// A provider that knows exactly the policy's suites that rustls negotiates, and our key exchange groups.
 pub fn provider(policy: &TlsPolicy) -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
-        cipher_suites: policy.effective_suites().filter_map(supported).collect(),
+        cipher_suites: policy
+            .suites_of(Engine::Rustls)
+            .filter_map(supported)
+            .collect(),
         kx_groups: KEY_EXCHANGE.to_vec(),
         ..aws_lc_rs::default_provider()
     })
 }
 
-/// The policy's effective versions.
+/// The policy's versions that rustls negotiates.
 pub fn protocol_versions(policy: &TlsPolicy) -> Vec<&'static SupportedProtocolVersion> {
     policy
-        .effective_versions()
+        .versions_of(Engine::Rustls)
         .filter_map(supported_version)
         .collect()
 }
@@ -36,6 +39,13 @@ pub fn negotiated_version(version: ProtocolVersion) -> Option<Version> {
 /// The suite that a connection negotiated, if a policy can name it.
 pub fn negotiated_suite(suite: CipherSuite) -> Option<&'static Suite> {
     Suite::numbered(suite.into())
+}
+
+/// Whether a group, by its number in IANA's registry, is one of ours for key exchange.
+#[cfg(feature = "legacy-tls")]
+pub fn has_group(id: u16) -> bool {
+    let mut groups = KEY_EXCHANGE.iter();
+    groups.any(|group| u16::from(group.name()) == id)
 }
 
 fn supported_version(version: Version) -> Option<&'static SupportedProtocolVersion> {
@@ -75,10 +85,11 @@ mod tests {
     use crate::config::tls_policy::SystemPolicy;
 
     #[test]
-    fn what_is_called_effective_is_what_rustls_can_do() {
+    fn what_is_called_rustls_s_is_what_rustls_can_do() {
         for suite in Suite::all() {
             let has = supported(suite).is_some();
-            assert_eq!(suite.is_effective(), has, "{}", suite.name());
+            let said = suite.engine() == Some(Engine::Rustls);
+            assert_eq!(said, has, "{}", suite.name());
             if let Some(theirs) = supported(suite) {
                 let version = negotiated_version(theirs.version().version).unwrap();
                 assert_eq!(suite.versions(), [version], "{}", suite.name());
@@ -86,18 +97,20 @@ mod tests {
         }
         for version in Version::ALL {
             let has = supported_version(version).is_some();
-            assert_eq!(version.is_effective(), has, "{version:?}");
+            let mut suites = Suite::all().filter(|suite| suite.engine() == Some(Engine::Rustls));
+            let said = suites.any(|suite| suite.versions().contains(&version));
+            assert_eq!(said, has, "{version:?}");
         }
     }
 
     #[test]
-    fn a_provider_knows_the_effective_suites_and_no_other() {
+    fn a_provider_knows_the_suites_that_are_rustls_s_and_no_other() {
         for system in SystemPolicy::ALL {
             let policy = TlsPolicy::from(system);
             let provider = provider(&policy);
             let provided = provider.cipher_suites.iter().map(|suite| suite.suite());
-            let effective = policy.effective_suites().map(Suite::id);
-            assert!(provided.map(u16::from).eq(effective), "{system:?}");
+            let listed = policy.suites_of(Engine::Rustls).map(Suite::id);
+            assert!(provided.map(u16::from).eq(listed), "{system:?}");
         }
     }
 

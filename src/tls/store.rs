@@ -214,7 +214,8 @@ fn preference(certificate: &Arc<ServedCertificate>) -> impl Ord + use<> {
     )
 }
 
-fn verifiable(certificate: &ServedCertificate, offered: &[SignatureScheme]) -> bool {
+/// Whether a client that verifies signatures of the kinds `offered` verifies those of a certificate's key.
+pub(super) fn verifiable(certificate: &ServedCertificate, offered: &[SignatureScheme]) -> bool {
     certificate
         .kind()
         .schemes()

@@ -142,6 +142,17 @@ impl Client {
         self
     }
 
+    /// The ClientHello, as it goes onto the wire.
+    #[cfg(feature = "legacy-tls")]
+    pub(crate) fn first_flight(&self) -> Vec<u8> {
+        let name = self.name.as_deref().unwrap_or("www.example.com");
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let mut client = ClientConnection::new(self.configured(), name).unwrap();
+        let mut wire = Vec::new();
+        client.write_tls(&mut wire).unwrap();
+        wire
+    }
+
     pub(crate) fn configured(&self) -> Arc<ClientConfig> {
         let all = aws_lc_rs::default_provider();
         let provider = CryptoProvider {

@@ -27,6 +27,8 @@ mod grpc;
 mod headers;
 mod http;
 mod http2;
+#[cfg(feature = "legacy-tls")]
+mod legacy_tls;
 mod limits;
 mod loops;
 mod reload;

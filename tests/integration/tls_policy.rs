@@ -7,11 +7,13 @@ use lockgate::config::tls_policy::{Suite, SystemPolicy, Version};
 use crate::support::backend::Backend;
 use crate::support::peer;
 use crate::support::pki::{self, Authority};
-use crate::support::program::{Outcome, lockgate, run};
+#[cfg(not(feature = "legacy-tls"))]
+use crate::support::program::lockgate;
+use crate::support::program::{Outcome, run};
 use crate::support::proxy::{Proxy, Running};
 
 /// A listener with an ECDSA and an RSA certificate, and more lines.
-async fn pair(backend: &Backend, lines: &str, tables: &str) -> Running {
+pub(crate) async fn pair(backend: &Backend, lines: &str, tables: &str) -> Running {
     let proxy = Proxy::new();
     let rsa = Authority::new().issue_rsa(&["localhost"]);
     pki::write(proxy.directory(), "rsa", &rsa);
@@ -29,7 +31,7 @@ async fn pair(backend: &Backend, lines: &str, tables: &str) -> Running {
 }
 
 /// What `openssl s_client` comes to that offers one version and one suite.
-async fn offer(openssl: &Path, proxy: &Running, version: &str, suite: &str) -> Outcome {
+pub(crate) async fn offer(openssl: &Path, proxy: &Running, version: &str, suite: &str) -> Outcome {
     let address = format!("127.0.0.1:{}", proxy.port());
     let weak = format!("{suite}:@SECLEVEL=0");
     let flag = match suite.starts_with("TLS_") {
@@ -59,7 +61,7 @@ async fn openssl_gets_each_version_and_suite_that_is_effective_and_no_other() {
                 && policy.versions().contains(&version)
                 && policy.suites().any(|listed| listed == suite);
             let outcome = offer(&openssl, &proxy, flag, suite.name()).await;
-            let said = format!("{}, Cipher is {}", version.name(), suite.name());
+            let said = format!("Cipher is {}\n", suite.name());
             let agreed = outcome.stdout.contains(&said);
             assert_eq!(agreed, expected, "{policy:?} {}: {outcome:?}", suite.name());
         }
@@ -90,6 +92,7 @@ async fn a_policy_of_the_file_may_name_suites_as_openssl_or_iana_does() {
     }
 }
 
+#[cfg(not(feature = "legacy-tls"))]
 #[tokio::test]
 async fn old_versions_are_promised_with_a_warning_or_not_at_all() {
     let backend = Backend::echo().run().await;
@@ -109,6 +112,7 @@ async fn old_versions_are_promised_with_a_warning_or_not_at_all() {
     assert_eq!(outcome.stdout, "");
 }
 
+#[cfg(not(feature = "legacy-tls"))]
 #[tokio::test]
 async fn check_shows_each_version_with_each_suite() {
     let backend = Backend::echo().run().await;

@@ -9,6 +9,8 @@ mod client_auth;
 mod environment;
 mod group;
 mod https;
+#[cfg(feature = "legacy-tls")]
+mod legacy_tls;
 mod limits;
 mod listener;
 mod names;

@@ -43,19 +43,35 @@ impl Resolver<'_> {
         written: &ListenerDocument,
         scope: &mut Scope,
     ) -> Option<TlsPolicy> {
-        let Some(reference) = written.tls_policy.given() else {
+        let reference = written.tls_policy.given();
+        let policy = self.named_policy(reference, scope)?;
+        #[cfg(feature = "legacy-tls")]
+        let policy = Self::for_listener(policy, written);
+        if let Some(reference) = reference {
+            self.check_promise(&policy, reference, &written.tls_policy_strict);
+            #[cfg(feature = "legacy-tls")]
+            self.warn_of_old_versions(&policy, reference);
+        }
+        Some(policy)
+    }
+
+    /// The policy of that name, or the default.
+    fn named_policy(
+        &mut self,
+        reference: Option<&Written<String>>,
+        scope: &mut Scope,
+    ) -> Option<TlsPolicy> {
+        let Some(reference) = reference else {
             return Some(defaults::TLS_POLICY.into());
         };
-        let policy = match SystemPolicy::named(&self.expand(reference)?) {
-            Some(system) => system.into(),
+        match SystemPolicy::named(&self.expand(reference)?) {
+            Some(system) => Some(system.into()),
             None => {
                 let TlsPolicies { names, policies } = &mut scope.tls_policies;
                 let id = self.refer(names, reference)?;
-                policies.get(id.0)?.clone()?
+                policies.get(id.0)?.clone()
             }
-        };
-        self.check_promise(&policy, reference, &written.tls_policy_strict);
-        Some(policy)
+        }
     }
 
     fn check_promise(
@@ -64,8 +80,7 @@ impl Resolver<'_> {
         reference: &Written<String>,
         strict: &Field<bool>,
     ) {
-        let unmet = policy.versions.iter().filter(|v| !v.is_effective());
-        let unmet = listed(unmet.map(|version| version.key()));
+        let unmet = listed(policy.unmet_versions().map(Version::key));
         if unmet.is_empty() {
             return;
         }
@@ -105,16 +120,13 @@ impl Resolver<'_> {
         }
         let (versions, suites) = (versions?, suites?);
         self.check_fit(written, &versions, &suites);
-        let mut policy = TlsPolicy {
-            name,
-            versions: versions.into_iter().map(|(version, _)| version).collect(),
-            suites: Vec::new(),
-        };
-        policy.versions.sort();
-        policy
-            .suites
-            .extend(Suite::all().filter(|suite| suites.iter().any(|(chosen, _)| chosen == suite)));
-        Some(policy)
+        let mut versions: Vec<_> = versions.into_iter().map(|(version, _)| version).collect();
+        versions.sort();
+        let is_chosen = |suite: &&Suite| suites.iter().any(|(chosen, _)| chosen == suite);
+        let suites: Vec<_> = Suite::all().filter(is_chosen).collect();
+        #[cfg(feature = "legacy-tls")]
+        self.check_modern(written, &versions, &suites);
+        Some(TlsPolicy::new(name, versions, suites))
     }
 
     fn tls_versions<'w>(
@@ -261,7 +273,7 @@ impl Resolver<'_> {
 }
 
 /// `a, b and c`
-fn listed(words: impl Iterator<Item = &'static str>) -> String {
+pub(super) fn listed(words: impl Iterator<Item = &'static str>) -> String {
     let words: Vec<_> = words.collect();
     match words.split_last() {
         Some((last, [])) => (*last).to_owned(),

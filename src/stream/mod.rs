@@ -17,6 +17,12 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
+#[cfg(feature = "legacy-tls")]
+use self::openssl::OpenSslStream;
+
+#[cfg(feature = "legacy-tls")]
+pub mod openssl;
+
 /// Bytes read from a socket at once.
 const READ_AHEAD: usize = 64 * 1024;
 /// Read-ahead buffers a thread keeps for the next reader.
@@ -315,6 +321,9 @@ pub enum ClientStream {
     Plain(Transport),
     /// TLS over TCP.
     Tls(TlsStream<Transport>),
+    /// TLS over TCP, by OpenSSL: for clients that cannot do better.
+    #[cfg(feature = "legacy-tls")]
+    OpenSsl(OpenSslStream),
 }
 
 impl ClientStream {
@@ -323,6 +332,8 @@ impl ClientStream {
         match self {
             Self::Plain(transport) => transport,
             Self::Tls(tls) => tls.get_mut().0,
+            #[cfg(feature = "legacy-tls")]
+            Self::OpenSsl(tls) => tls.transport_mut(),
         }
     }
 
@@ -331,6 +342,8 @@ impl ClientStream {
         match self {
             Self::Plain(transport) => transport.meter(),
             Self::Tls(tls) => tls.get_ref().0.meter(),
+            #[cfg(feature = "legacy-tls")]
+            Self::OpenSsl(tls) => tls.transport().meter(),
         }
     }
 }
@@ -353,6 +366,8 @@ impl AsyncRead for ClientStream {
                 stream.get_mut().0.drained = poll.is_pending();
                 poll
             }
+            #[cfg(feature = "legacy-tls")]
+            Self::OpenSsl(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -366,6 +381,8 @@ impl AsyncWrite for ClientStream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            #[cfg(feature = "legacy-tls")]
+            Self::OpenSsl(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -377,17 +394,25 @@ impl AsyncWrite for ClientStream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            #[cfg(feature = "legacy-tls")]
+            Self::OpenSsl(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        match self {
+            Self::Plain(_) | Self::Tls(_) => true,
+            #[cfg(feature = "legacy-tls")]
+            Self::OpenSsl(_) => false,
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            #[cfg(feature = "legacy-tls")]
+            Self::OpenSsl(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -395,6 +420,8 @@ impl AsyncWrite for ClientStream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            #[cfg(feature = "legacy-tls")]
+            Self::OpenSsl(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
