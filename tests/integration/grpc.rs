@@ -281,7 +281,7 @@ async fn a_client_that_takes_nothing_holds_its_own_call_back_and_no_other() {
     }
     // What lies in windows and buffers of twenty calls.
     assert!(
-        before < ENOUGH / 4,
+        before < ENOUGH / 8,
         "{before} bytes were taken of the backend"
     );
     assert_eq!(backend.connections(), 1);
@@ -447,6 +447,41 @@ async fn a_call_that_was_refused_goes_out_again() {
     let mut client = running.client_h2().await;
     let answer = call(&mut client, "once").await;
     assert_eq!(answer.text(), "at the second attempt");
+    assert_eq!(backend.requests(), 2);
+}
+
+#[tokio::test]
+async fn a_call_that_goes_out_again_goes_out_whole() {
+    let backend = GrpcBackend::run(|mut call| async move {
+        let mut body = call.request.into_body();
+        let mut received = Vec::new();
+        while let Some(data) = body.data().await {
+            received.extend(data.unwrap());
+        }
+        let theirs = body.trailers().await.unwrap();
+        if call.number == 0 {
+            call.respond.send_reset(Reason::REFUSED_STREAM);
+            return;
+        }
+        let mut stream = call.respond.send_response(head(), false).unwrap();
+        stream.send_data(received.into(), false).unwrap();
+        stream.send_trailers(theirs.unwrap_or_default()).unwrap();
+    })
+    .await;
+    let running = before(&[&backend]).run().await;
+    let mut client = running.client_h2().await;
+    let (sender, body) = streamed();
+    tokio::spawn(async move {
+        for piece in ["one ", "two ", "three"] {
+            sender.send(Frame::data(piece.into())).await.unwrap();
+        }
+        let mut more = HeaderMap::new();
+        more.insert("x-checksum", "1".parse().unwrap());
+        sender.send(Frame::trailers(more)).await.unwrap();
+    });
+    let answer = client.send(calling("/", body)).await;
+    assert_eq!(answer.text(), "one two three");
+    assert_eq!(answer.trailers.unwrap()["x-checksum"], "1");
     assert_eq!(backend.requests(), 2);
 }
 

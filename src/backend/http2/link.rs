@@ -23,8 +23,8 @@ use crate::timer::LazyTimer;
 
 /// Exchanges on one connection at once; a server may allow fewer.
 const MOST_STREAMS: usize = 128;
-/// Bytes that a server may send ahead on one stream.
-const STREAM_WINDOW: u32 = 256 * 1024;
+/// Bytes that a server may send ahead on one stream: what each call of a client that takes nothing holds.
+const STREAM_WINDOW: u32 = 64 * 1024;
 /// Bytes that a server may send ahead on a connection: what all streams together may. A client that takes
 /// nothing then holds up no other client's stream.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * 128;

@@ -75,7 +75,22 @@ impl Source {
 
     /// Whether the request has no body: it ends with its head.
     pub fn is_empty(&self) -> bool {
-        self.received == 0 && self.body.is_end_stream()
+        self.is_over(0)
+    }
+
+    /// Whether nothing follows the first `sent` pieces, no trailers either.
+    fn is_over(&self, sent: usize) -> bool {
+        match &self.kept {
+            Kept::All {
+                data,
+                end: Some(end),
+                ..
+            } => sent >= data.len() && matches!(end, End::Plain),
+            Kept::All {
+                data, end: None, ..
+            } => sent >= data.len() && self.body.is_end_stream(),
+            Kept::Nothing => self.body.is_end_stream(),
+        }
     }
 
     /// Whether it can be sent again from its beginning.
@@ -242,7 +257,7 @@ impl Upload {
     fn send_pending(&mut self) {
         let room = self.stream.capacity().min(self.pending.len());
         let data = self.pending.split_to(room);
-        let is_last = self.pending.is_empty() && self.source.body.is_end_stream();
+        let is_last = self.pending.is_empty() && self.source.is_over(self.taken);
         if self.stream.send_data(data, is_last).is_err() || is_last {
             self.state = State::Done;
         }
