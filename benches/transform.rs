@@ -149,7 +149,7 @@ fn compression(c: &mut Criterion) {
     for length in [1_025, 16_384, 262_144] {
         let body = json(length);
         group.throughput(Throughput::Bytes(body.len() as u64));
-        for algorithm in [Algorithm::Gzip, Algorithm::Brotli] {
+        for algorithm in [Algorithm::Gzip, Algorithm::Brotli, Algorithm::Zstd] {
             group.bench_function(format!("{algorithm:?}/{length}"), |b| {
                 b.iter(|| compress(&body, algorithm, &settings));
             });

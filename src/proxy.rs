@@ -134,6 +134,7 @@ fn part(response: &mut Response<ResponseBody>, connection: &Connection) {
 struct Asked {
     upgrade: Upgrade,
     encodings: Option<Accepted>,
+    held: Option<HeaderValue>,
 }
 
 /// Whether a request asked for another protocol.
@@ -158,7 +159,12 @@ impl Asked {
                 &request.headers,
             )),
         };
-        Self { upgrade, encodings }
+        let held = encodings.and_then(|_| negotiate::held(&request.headers));
+        Self {
+            upgrade,
+            encodings,
+            held,
+        }
     }
 }
 
@@ -376,6 +382,11 @@ fn compress<'a>(
         settings,
     );
     decision.apply(response.headers_mut());
+    negotiate::confirm(
+        response.status(),
+        response.headers_mut(),
+        asked.held.as_ref(),
+    );
     match decision {
         Decision::Compress(algorithm) => Some((algorithm, settings)),
         Decision::Pass | Decision::PassButVary => None,

@@ -288,6 +288,8 @@ pub enum Algorithm {
     Brotli,
     /// `gzip`
     Gzip,
+    /// `zstd`
+    Zstd,
 }
 
 /// What happens to responses that do not say their length.

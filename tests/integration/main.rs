@@ -21,6 +21,7 @@ mod backends;
 mod cli;
 mod client_auth;
 mod client_ip;
+mod compression;
 mod floods;
 mod framing;
 mod grpc;

@@ -152,7 +152,7 @@ impl Resolver<'_> {
         let words = [
             ("br", Some(Algorithm::Brotli)),
             ("gzip", Some(Algorithm::Gzip)),
-            ("zstd", None),
+            ("zstd", Some(Algorithm::Zstd)),
         ];
         let mut algorithms: Vec<(Algorithm, &Origin)> = Vec::with_capacity(words.len());
         for word in &list.value {

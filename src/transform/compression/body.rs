@@ -15,8 +15,9 @@ use std::task::{Context, Poll, ready};
 
 use async_compression::Level;
 use async_compression::brotli::EncoderParams;
-use async_compression::codecs::{BrotliEncoder, EncodeV2};
+use async_compression::codecs::{BrotliEncoder, EncodeV2, ZstdEncoder};
 use async_compression::core::util::{PartialBuffer, WriteBuffer};
+use async_compression::zstd::CParameter;
 use bytes::Bytes;
 use flate2::{Compress, Compression, FlushCompress, Status};
 use http::HeaderMap;
@@ -39,6 +40,12 @@ const ROOM: usize = 4 * 1024;
 /// Brotli's window, as a power of two: as much as pays for dynamic content. A stream's memory grows with
 /// it (attacks.md row 62); below 17, qualities from 5 on take several times as long.
 const BROTLI_WINDOW: i32 = 18;
+
+/// zstd's level, which is its own default: less CPU than Brotli at 4, and larger by little.
+const ZSTD_LEVEL: u8 = 3;
+
+/// zstd's window, as a power of two: at most Brotli's, and for short content no more than it needs.
+const ZSTD_WINDOW: std::ops::RangeInclusive<u32> = 10..=18;
 
 /// How many gzip encoders a thread keeps for its next responses.
 const IDLE_ENCODERS: usize = 8;
@@ -82,6 +89,7 @@ where
         let level = match algorithm {
             Algorithm::Brotli => settings.brotli_quality,
             Algorithm::Gzip => settings.gzip_level,
+            Algorithm::Zstd => ZSTD_LEVEL,
         };
         let coding = Coding {
             algorithm,
@@ -309,15 +317,17 @@ struct EncoderFailed;
 
 #[derive(Debug)]
 enum Encoder {
-    Brotli(Brotli),
+    Brotli(Codec<BrotliEncoder>),
     Gzip(Gzip),
+    Zstd(Codec<ZstdEncoder>),
 }
 
 impl Encoder {
     fn new(coding: Coding) -> Self {
         match coding.algorithm {
-            Algorithm::Brotli => Self::Brotli(Brotli::new(coding)),
+            Algorithm::Brotli => Self::Brotli(Codec::new(brotli(coding))),
             Algorithm::Gzip => Self::Gzip(Gzip::new(coding.level)),
+            Algorithm::Zstd => Self::Zstd(Codec::new(zstd(coding))),
         }
     }
 
@@ -330,29 +340,42 @@ impl Encoder {
         match self {
             Self::Brotli(brotli) => brotli.encode(input, operation, output),
             Self::Gzip(gzip) => gzip.encode(input, operation, output),
+            Self::Zstd(zstd) => zstd.encode(input, operation, output),
         }
     }
 }
 
-/// A Brotli encoder; the crate has no way to reuse one.
+fn brotli(coding: Coding) -> BrotliEncoder {
+    let length = coding
+        .length
+        .and_then(|length| usize::try_from(length).ok())
+        .unwrap_or_default();
+    let parameters = EncoderParams::default()
+        .quality(Level::Precise(coding.level.into()))
+        .window_size(BROTLI_WINDOW)
+        .size_hint(length);
+    BrotliEncoder::new(parameters)
+}
+
+fn zstd(coding: Coding) -> ZstdEncoder {
+    let (least, most) = ZSTD_WINDOW.into_inner();
+    let window = coding.length.map_or(most, |length| {
+        (u64::BITS - length.leading_zeros()).clamp(least, most)
+    });
+    ZstdEncoder::new_with_params(coding.level.into(), &[CParameter::window_log(window)])
+}
+
+/// An encoder that its crate has no way to reuse.
 #[derive(Debug)]
-struct Brotli {
-    inner: Box<BrotliEncoder>,
+struct Codec<E> {
+    inner: Box<E>,
     flushed: bool,
 }
 
-impl Brotli {
-    fn new(coding: Coding) -> Self {
-        let length = coding
-            .length
-            .and_then(|length| usize::try_from(length).ok())
-            .unwrap_or_default();
-        let parameters = EncoderParams::default()
-            .quality(Level::Precise(coding.level.into()))
-            .window_size(BROTLI_WINDOW)
-            .size_hint(length);
+impl<E: EncodeV2> Codec<E> {
+    fn new(encoder: E) -> Self {
         Self {
-            inner: Box::new(BrotliEncoder::new(parameters)),
+            inner: Box::new(encoder),
             flushed: true,
         }
     }
@@ -501,6 +524,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Wake, Waker};
 
+    use async_compression::codecs::{BrotliDecoder, DecodeV2, ZstdDecoder};
     use flate2::read::MultiGzDecoder;
     use flate2::write::GzDecoder;
     use proptest::prelude::*;
@@ -508,7 +532,7 @@ mod tests {
     use super::*;
     use crate::config::plan::UnknownLength;
 
-    const BOTH: [Algorithm; 2] = [Algorithm::Brotli, Algorithm::Gzip];
+    const ALL: [Algorithm; 3] = [Algorithm::Brotli, Algorithm::Gzip, Algorithm::Zstd];
 
     /// What a scripted body does when it is polled.
     enum Step {
@@ -557,7 +581,7 @@ mod tests {
 
     fn settings() -> CompressionSettings {
         CompressionSettings {
-            algorithms: BOTH.to_vec(),
+            algorithms: ALL.to_vec(),
             min_length: NonZeroU64::MIN,
             gzip_level: 4,
             brotli_quality: 4,
@@ -618,35 +642,35 @@ mod tests {
     }
 
     fn decode(algorithm: Algorithm, bytes: &[u8]) -> Vec<u8> {
-        use async_compression::codecs::{BrotliDecoder, DecodeV2};
-
-        let mut plain = Vec::new();
         match algorithm {
             Algorithm::Gzip => {
+                let mut plain = Vec::new();
                 MultiGzDecoder::new(bytes).read_to_end(&mut plain).unwrap();
+                plain
             }
-            Algorithm::Brotli => {
-                let mut decoder = BrotliDecoder::new();
-                let mut input = PartialBuffer::new(bytes);
-                let mut ended = false;
-                while !ended {
-                    let before = (plain.len(), input.written_len());
-                    ended = write(&mut plain, |room| decoder.decode(&mut input, room)).unwrap();
-                    assert!(
-                        ended || before != (plain.len(), input.written_len()),
-                        "the content is cut"
-                    );
-                }
-                assert!(input.unwritten().is_empty());
-            }
+            Algorithm::Brotli => decode_whole(BrotliDecoder::new(), bytes),
+            Algorithm::Zstd => decode_whole(ZstdDecoder::new(), bytes),
         }
+    }
+
+    fn decode_whole(mut decoder: impl DecodeV2, bytes: &[u8]) -> Vec<u8> {
+        let mut plain = Vec::new();
+        let mut input = PartialBuffer::new(bytes);
+        let mut ended = false;
+        while !ended {
+            let before = (plain.len(), input.written_len());
+            ended = write(&mut plain, |room| decoder.decode(&mut input, room)).unwrap();
+            assert!(
+                ended || before != (plain.len(), input.written_len()),
+                "the content is cut"
+            );
+        }
+        assert!(input.unwritten().is_empty());
         plain
     }
 
     /// What a client can read of content that has not ended.
     fn decode_so_far(algorithm: Algorithm, bytes: &[u8]) -> Vec<u8> {
-        use async_compression::codecs::{BrotliDecoder, DecodeV2};
-
         match algorithm {
             Algorithm::Gzip => {
                 let mut decoder = GzDecoder::new(Vec::new());
@@ -654,17 +678,42 @@ mod tests {
                 decoder.flush().unwrap();
                 decoder.get_ref().clone()
             }
-            Algorithm::Brotli => {
-                let mut plain = Vec::new();
-                let mut decoder = BrotliDecoder::new();
-                let mut input = PartialBuffer::new(bytes);
-                let mut before = None;
-                while before != Some((plain.len(), input.written_len())) {
-                    before = Some((plain.len(), input.written_len()));
-                    assert!(!write(&mut plain, |room| decoder.decode(&mut input, room)).unwrap());
-                }
-                plain
-            }
+            Algorithm::Brotli => decode_begun(BrotliDecoder::new(), bytes),
+            Algorithm::Zstd => decode_begun(ZstdDecoder::new(), bytes),
+        }
+    }
+
+    fn decode_begun(mut decoder: impl DecodeV2, bytes: &[u8]) -> Vec<u8> {
+        let mut plain = Vec::new();
+        let mut input = PartialBuffer::new(bytes);
+        let mut before = None;
+        while before != Some((plain.len(), input.written_len())) {
+            before = Some((plain.len(), input.written_len()));
+            assert!(!write(&mut plain, |room| decoder.decode(&mut input, room)).unwrap());
+        }
+        plain
+    }
+
+    #[test]
+    fn a_client_needs_no_more_memory_than_browsers_allow() {
+        // RFC 9659: at most 8 MiB. The frame's header says how much (RFC 8878 section 3.1.1.1.2).
+        for (length, most) in [
+            (None, 1 << 18),
+            (Some(1 << 40), 1 << 18),
+            (Some(3000), 1 << 12),
+        ] {
+            let steps = vec![Step::Data(text(3000)), Step::Wait];
+            let mut body = compressed(Algorithm::Zstd, steps, length);
+            let mut cx = Context::from_waker(Waker::noop());
+            let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut cx) else {
+                panic!("it is flushed");
+            };
+            let frame = frame.into_data().unwrap();
+            assert_eq!(frame[..4], [0x28, 0xb5, 0x2f, 0xfd]);
+            assert_eq!(frame[4] & 0x20, 0, "a window is named");
+            let (exponent, mantissa) = (frame[5] >> 3, u64::from(frame[5] & 7));
+            let base = 1_u64 << (10 + exponent);
+            assert!(base + base / 8 * mantissa <= most, "{length:?}");
         }
     }
 
@@ -695,7 +744,7 @@ mod tests {
 
     #[test]
     fn content_comes_back_however_it_is_cut() {
-        for algorithm in BOTH {
+        for algorithm in ALL {
             for plain in [
                 text(0),
                 text(1),
@@ -730,7 +779,7 @@ mod tests {
 
     #[test]
     fn a_small_body_at_hand_becomes_one_frame() {
-        for algorithm in BOTH {
+        for algorithm in ALL {
             for plain in [text(1025), text(16_384), text(65_536), noise(65_536)] {
                 let steps = plain
                     .chunks(16_384)
@@ -744,7 +793,7 @@ mod tests {
 
     #[test]
     fn what_was_given_is_out_before_the_body_waits() {
-        for algorithm in BOTH {
+        for algorithm in ALL {
             for piece in [text(10), text(5000), noise(70_000)] {
                 let steps = vec![
                     Step::Wait,
@@ -781,7 +830,7 @@ mod tests {
 
     #[test]
     fn waiting_twice_flushes_once() {
-        for algorithm in BOTH {
+        for algorithm in ALL {
             let steps = vec![Step::Data(text(2000)), Step::Wait, Step::Wait, Step::Wait];
             let events = events(&mut compressed(algorithm, steps, None));
             let kinds: Vec<_> = events
@@ -796,7 +845,7 @@ mod tests {
     fn trailers_follow_the_content() {
         let mut trailers = HeaderMap::new();
         trailers.insert("x-sum", "1".parse().unwrap());
-        for algorithm in BOTH {
+        for algorithm in ALL {
             let steps = vec![Step::Data(text(2000)), Step::Trailers(trailers.clone())];
             let mut body = compressed(algorithm, steps, None);
             let mut events = events(&mut body);
@@ -808,7 +857,7 @@ mod tests {
 
     #[test]
     fn a_body_that_breaks_off_stays_broken() {
-        for algorithm in BOTH {
+        for algorithm in ALL {
             let steps = vec![Step::Data(text(100_000)), Step::Fail, Step::Data(text(10))];
             let mut body = compressed(algorithm, steps, None);
             let events = events(&mut body);
@@ -822,7 +871,7 @@ mod tests {
 
     #[test]
     fn a_large_frame_does_not_hold_up_the_thread() {
-        for algorithm in BOTH {
+        for algorithm in ALL {
             let mut body = compressed(algorithm, vec![Step::Data(vec![b'x'; 1 << 20])], None);
             let wakes = Arc::new(Wakes::default());
             let waker = Waker::from(Arc::clone(&wakes));
@@ -904,9 +953,8 @@ mod tests {
         #[test]
         fn no_order_of_pieces_and_waits_loses_a_byte(
             pieces in prop::collection::vec(prop::option::of(prop::collection::vec(any::<u8>(), 0..3000)), 0..40),
-            brotli: bool,
+            algorithm in prop::sample::select(&ALL[..]),
         ) {
-            let algorithm = if brotli { Algorithm::Brotli } else { Algorithm::Gzip };
             let plain = pieces.iter().flatten().flatten().copied().collect::<Vec<u8>>();
             let steps = pieces.into_iter().map(|piece| piece.map_or(Step::Wait, Step::Data)).collect();
             let events = events(&mut compressed(algorithm, steps, None));

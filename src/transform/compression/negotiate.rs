@@ -38,8 +38,9 @@ static DIGESTS: [HeaderName; 4] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accepted {
     content: Content,
-    brotli: bool,
-    gzip: bool,
+    brotli: Word,
+    gzip: Word,
+    zstd: Word,
 }
 
 /// Whether a response will have content.
@@ -59,53 +60,60 @@ impl Accepted {
         } else {
             Content::Expected
         };
-        if version < Version::HTTP_11 {
-            return Self {
-                content,
-                brotli: false,
-                gzip: false,
-            };
-        }
-        let brotli = accepts(headers, &["br"]);
-        // RFC 9110 8.4.1.3: `x-gzip` is an old name for the same.
-        let gzip = accepts(headers, &["gzip", "x-gzip"]);
-        Self {
+        let mut accepted = Self {
             content,
-            brotli,
-            gzip,
+            brotli: Word::Absent,
+            gzip: Word::Absent,
+            zstd: Word::Absent,
+        };
+        if version >= Version::HTTP_11 {
+            accepted.read(headers);
+        }
+        accepted
+    }
+
+    /// Reads Accept-Encoding. A coding is accepted that is named and nowhere refused. Weights only refuse, by
+    /// being 0 (or no weight at all); `*` alone switches nothing on (alb.md 4.2).
+    fn read(&mut self, headers: &HeaderMap) {
+        let lines = headers.get_all(ACCEPT_ENCODING).iter();
+        for member in lines.flat_map(|value| members(value.as_bytes())) {
+            let mut parts = member.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+            let coding = parts.next().unwrap_or_default();
+            let is = |name: &str| coding.eq_ignore_ascii_case(name.as_bytes());
+            // RFC 9110 8.4.1.3: `x-gzip` is an old name for the same.
+            let word = if is("gzip") || is("x-gzip") {
+                &mut self.gzip
+            } else if is("br") {
+                &mut self.brotli
+            } else if is("zstd") {
+                &mut self.zstd
+            } else {
+                continue;
+            };
+            if parts.any(refuses) {
+                *word = Word::Refused;
+            } else if *word == Word::Absent {
+                *word = Word::Accepted;
+            }
         }
     }
 
     fn has(self, algorithm: Algorithm) -> bool {
-        match algorithm {
+        let word = match algorithm {
             Algorithm::Brotli => self.brotli,
             Algorithm::Gzip => self.gzip,
-        }
+            Algorithm::Zstd => self.zstd,
+        };
+        word == Word::Accepted
     }
 }
 
-/// Whether Accept-Encoding names a coding and nowhere refuses it. Weights only refuse, by being 0 (or no
-/// weight at all); `*` alone switches nothing on (alb.md 4.2).
-fn accepts(headers: &HeaderMap, names: &[&str]) -> bool {
-    let mut accepted = false;
-    for member in headers
-        .get_all(ACCEPT_ENCODING)
-        .iter()
-        .flat_map(|value| members(value.as_bytes()))
-    {
-        let mut parts = member.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-        let coding = parts.next().unwrap_or_default();
-        if names
-            .iter()
-            .any(|name| coding.eq_ignore_ascii_case(name.as_bytes()))
-        {
-            if parts.any(refuses) {
-                return false;
-            }
-            accepted = true;
-        }
-    }
-    accepted
+/// What a client says of a coding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    Absent,
+    Accepted,
+    Refused,
 }
 
 /// Whether a parameter is a weight of 0, or one that cannot be read.
@@ -178,6 +186,7 @@ impl Decision {
                 let coding = match algorithm {
                     Algorithm::Brotli => "br",
                     Algorithm::Gzip => "gzip",
+                    Algorithm::Zstd => "zstd",
                 };
                 headers.insert(CONTENT_ENCODING, HeaderValue::from_static(coding));
                 headers.remove(CONTENT_LENGTH);
@@ -224,7 +233,7 @@ fn media_type(headers: &HeaderMap) -> &[u8] {
         .trim_ascii()
 }
 
-/// Whether an algorithm is for a media type: Brotli for all but the excluded, gzip for its list. Event
+/// Whether an algorithm is for a media type: Brotli and zstd for all but the excluded, gzip for its list. Event
 /// streams and gRPC are for neither, since compression would hold their messages back.
 fn suits(algorithm: Algorithm, media_type: &[u8], settings: &CompressionSettings) -> bool {
     let is = |name: &str| media_type.eq_ignore_ascii_case(name.as_bytes());
@@ -238,7 +247,7 @@ fn suits(algorithm: Algorithm, media_type: &[u8], settings: &CompressionSettings
     }
     match algorithm {
         Algorithm::Gzip => GZIP_TYPES.iter().any(|name| is(name)),
-        Algorithm::Brotli => {
+        Algorithm::Brotli | Algorithm::Zstd => {
             !settings
                 .brotli_exclude_types
                 .iter()
@@ -318,40 +327,98 @@ pub fn restore_validators(headers: &mut HeaderMap) {
     }
 }
 
+/// The entity tags by which a client asks whether what it holds is still good.
+///
+/// Kept from before [`restore_validators`], for the answer: where the backend says 304 with its strong tag
+/// to a client that holds the weakened one, that one is still its name (RFC 9110 15.4.5). Otherwise
+/// caches would file compressed content under the strong tag.
+pub fn held(headers: &HeaderMap) -> Option<HeaderValue> {
+    headers.get(IF_NONE_MATCH).cloned()
+}
+
+/// Gives a 304 the tag by which the client knows the content that it holds, and says that there are others.
+pub fn confirm(status: StatusCode, headers: &mut HeaderMap, held: Option<&HeaderValue>) {
+    let (StatusCode::NOT_MODIFIED, Some(held), Some(tag)) = (status, held, headers.get(ETAG))
+    else {
+        return;
+    };
+    let tag = tag.as_bytes().strip_prefix(b"W/").unwrap_or(tag.as_bytes());
+    let is_held_weakly = entity_tags(held.as_bytes())
+        .any(|found| matches!(found, Some(EntityTag::Weak(opaque)) if opaque == tag));
+    if is_held_weakly {
+        weaken_etag(headers);
+        add_vary(headers);
+    }
+}
+
+/// A tag without its `W/`.
+enum EntityTag<'a> {
+    Weak(&'a [u8]),
+    Strong(&'a [u8]),
+}
+
+/// The entity tags of a list; none in place of the first that cannot be read, which is the last.
+fn entity_tags(list: &[u8]) -> impl Iterator<Item = Option<EntityTag<'_>>> {
+    let mut rest = list.trim_ascii();
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let (tag, behind) = match first_tag(rest) {
+            Some((tag, behind)) => (Some(tag), behind),
+            None => (None, &b""[..]),
+        };
+        rest = behind;
+        Some(tag)
+    })
+}
+
+/// The first tag of a list, and the list behind it.
+fn first_tag(list: &[u8]) -> Option<(EntityTag<'_>, &[u8])> {
+    let (is_weak, from_quote) = match list.strip_prefix(b"W/") {
+        Some(tag) => (true, tag),
+        None => (false, list),
+    };
+    // An opaque tag holds anything but quotes, so commas too.
+    let length = from_quote
+        .strip_prefix(b"\"")?
+        .iter()
+        .position(|byte| *byte == b'"')?
+        + 2;
+    let (opaque, behind) = from_quote.split_at_checked(length)?;
+    let tag = if is_weak {
+        EntityTag::Weak(opaque)
+    } else {
+        EntityTag::Strong(opaque)
+    };
+    let behind = behind.trim_ascii_start();
+    match behind.strip_prefix(b",") {
+        Some(next) => Some((tag, next.trim_ascii_start())),
+        None if behind.is_empty() => Some((tag, behind)),
+        None => None,
+    }
+}
+
 /// A list of entity tags with the strong form behind each weak one; none if it holds no weak tag, or
 /// cannot be read to its end.
 fn with_strong_forms(list: &[u8]) -> Option<Vec<u8>> {
     let mut both = Vec::with_capacity(list.len() * 2);
     let mut weak = false;
-    let mut rest = list.trim_ascii();
-    while !rest.is_empty() {
-        let (is_weak, from_quote) = match rest.strip_prefix(b"W/") {
-            Some(tag) => (true, tag),
-            None => (false, rest),
-        };
-        // An opaque tag holds anything but quotes, so commas too.
-        let length = from_quote
-            .strip_prefix(b"\"")?
-            .iter()
-            .position(|byte| *byte == b'"')?
-            + 2;
-        let (tag, behind) = from_quote.split_at_checked(length)?;
+    for tag in entity_tags(list) {
         if !both.is_empty() {
             both.extend_from_slice(b", ");
         }
-        if is_weak {
-            weak = true;
-            both.extend_from_slice(b"W/");
-            both.extend_from_slice(tag);
-            both.extend_from_slice(b", ");
-        }
-        both.extend_from_slice(tag);
-        let behind = behind.trim_ascii_start();
-        rest = match behind.strip_prefix(b",") {
-            Some(next) => next.trim_ascii_start(),
-            None if behind.is_empty() => behind,
-            None => return None,
+        let opaque = match tag? {
+            EntityTag::Strong(opaque) => opaque,
+            EntityTag::Weak(opaque) => {
+                weak = true;
+                both.extend_from_slice(b"W/");
+                both.extend_from_slice(opaque);
+                both.extend_from_slice(b", ");
+                opaque
+            }
         };
+        both.extend_from_slice(opaque);
     }
     weak.then_some(both)
 }
@@ -410,6 +477,69 @@ mod tests {
     }
 
     #[test]
+    fn zstd_is_taken_where_it_is_switched_on_and_accepted() {
+        let settings = CompressionSettings {
+            algorithms: vec![Algorithm::Brotli, Algorithm::Zstd],
+            brotli_exclude_types: vec!["image/*".into()],
+            ..settings()
+        };
+        for (accept, media_type, decision) in [
+            (
+                "gzip, deflate, br, zstd",
+                "text/html",
+                Compress(Algorithm::Brotli),
+            ),
+            ("gzip, zstd", "text/html", Compress(Algorithm::Zstd)),
+            ("ZSTD;q=0.1", "application/json", Compress(Algorithm::Zstd)),
+            ("zstd;q=0", "application/json", PassButVary),
+            ("zstd, zstd;q=0", "application/json", PassButVary),
+            ("zstd;q=0, zstd", "application/json", PassButVary),
+            ("zstd", "image/png", Pass),
+            ("zstd", "text/event-stream", Pass),
+        ] {
+            let headers = map(&[("content-type", media_type)]);
+            let found = Decision::new(
+                accepted(accept),
+                StatusCode::OK,
+                &headers,
+                Some(5000),
+                &settings,
+            );
+            assert_eq!(found, decision, "{accept} {media_type}");
+        }
+        assert_eq!(
+            decide("zstd", "text/plain", 5000),
+            PassButVary,
+            "not by default"
+        );
+        let mut headers = HeaderMap::new();
+        Compress(Algorithm::Zstd).apply(&mut headers);
+        assert_eq!(headers[CONTENT_ENCODING], "zstd");
+    }
+
+    #[test]
+    fn a_304_names_what_the_client_holds() {
+        for (status, held, etag, expected) in [
+            (304, Some("W/\"a\""), "\"a\"", "W/\"a\""),
+            (304, Some("\"b\", W/\"a\""), "\"a\"", "W/\"a\""),
+            (304, Some("W/\"a\""), "W/\"a\"", "W/\"a\""),
+            (304, Some("\"a\""), "\"a\"", "\"a\""),
+            (304, Some("W/\"b\""), "\"a\"", "\"a\""),
+            (304, Some("*"), "\"a\"", "\"a\""),
+            (304, None, "\"a\"", "\"a\""),
+            (200, Some("W/\"a\""), "\"a\"", "\"a\""),
+        ] {
+            let mut headers = map(&[("etag", etag)]);
+            let held = held.map(|held| HeaderValue::from_str(held).unwrap());
+            let status = StatusCode::from_u16(status).unwrap();
+            confirm(status, &mut headers, held.as_ref());
+            assert_eq!(headers[ETAG], expected, "{status} {held:?} {etag}");
+            let is_confirmed = expected.starts_with('W');
+            assert_eq!(headers.contains_key(VARY), is_confirmed, "{held:?} {etag}");
+        }
+    }
+
+    #[test]
     fn the_documented_responses_are_compressed() {
         let (br, gzip) = (Compress(Algorithm::Brotli), Compress(Algorithm::Gzip));
         for (accept, media_type, length, decision) in [
@@ -463,11 +593,12 @@ mod tests {
             ("", false, false),
         ] {
             let found = accepted(accept);
-            assert_eq!((found.brotli, found.gzip), (brotli, gzip), "{accept}");
+            let found = (found.has(Algorithm::Brotli), found.has(Algorithm::Gzip));
+            assert_eq!(found, (brotli, gzip), "{accept}");
         }
         let lines = map(&[("accept-encoding", "gzip"), ("accept-encoding", "br")]);
         let found = Accepted::new(&Method::GET, Version::HTTP_2, &lines);
-        assert_eq!((found.brotli, found.gzip), (true, true));
+        assert!(found.has(Algorithm::Brotli) && found.has(Algorithm::Gzip));
     }
 
     #[test]
