@@ -112,11 +112,12 @@ fn remove_connection(headers: &mut HeaderMap) {
 /// names them wants the backend to miss what a proxy before lockgate said (attacks.md row 49).
 fn may_be_removed(option: &[u8]) -> bool {
     const OPTIONS: [&str; 4] = ["keep-alive", "close", "upgrade", "te"];
-    const PROTECTED: [&str; 14] = [
+    const PROTECTED: [&str; 18] = [
         "alicloud-alb-trace",
         "ali-cdn-real-ip",
         "authorization",
         "cache-control",
+        "cf-connecting-ip",
         "cookie",
         "date",
         "forwarded",
@@ -124,9 +125,12 @@ fn may_be_removed(option: &[u8]) -> bool {
         "remoteip",
         "set-cookie",
         "trailer",
+        "true-client-ip",
         "via",
         "www-authenticate",
+        "x-client-ip",
         "x-real-ip",
+        "x-request-id",
     ];
     const PROTECTED_PREFIXES: [&str; 3] = ["x-forwarded-", "slb-", "content-"];
 

@@ -227,7 +227,8 @@ async fn connection_cannot_name_what_says_who_asks() {
         .headers("x_forwarded_proto = true\nslb_id = true")
         .run()
         .await;
-    let named = "X-Forwarded-For, x-forwarded-proto, X-REAL-IP, authorization, slb-id, cookie, host, content-length";
+    let named = "X-Forwarded-For, x-forwarded-proto, X-REAL-IP, authorization, slb-id, cookie, host, content-length, \
+                 true-client-ip, x-request-id";
     for connection in [
         format!("Connection: {named}"),
         format!("connection: close, {}", named.to_uppercase()),
@@ -241,10 +242,14 @@ async fn connection_cannot_name_what_says_who_asks() {
                 "X-Real-IP: 192.0.2.1",
                 "Authorization: Bearer x",
                 "Cookie: a=b",
+                "True-Client-IP: 192.0.2.1",
+                "X-Request-Id: 8f3e-11",
             ],
         )
         .await;
         for line in [
+            "True-Client-IP: 192.0.2.1",
+            "X-Request-Id: 8f3e-11",
             "X-Forwarded-For: 192.0.2.1, 127.0.0.1",
             "X-Forwarded-Proto: https",
             "Authorization: Bearer x",
