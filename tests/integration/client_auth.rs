@@ -195,6 +195,10 @@ async fn files_that_say_nothing_refuse_the_start_as_row_41_says() {
         let mut proxy = proxy.spawn();
         assert_eq!(proxy.exit().await.code(), Some(1), "{told}");
         let folder = format!("{}/", proxy.directory().display());
+        // What it said last may still be on its way.
+        proxy
+            .wait_for_stderr(|text| text.contains(" error, "))
+            .await;
         let stderr = proxy.stderr().replace(&folder, "");
         assert!(stderr.contains(told), "{told}: {stderr}");
         let key = if crl.is_some() { "crl = [" } else { "ca = [" };
