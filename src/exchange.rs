@@ -3,36 +3,25 @@
 //! The exchange is a guard. It travels with the request, then inside the response body, and when it is
 //! dropped, for whatever reason, the exchange is over: the connection knows, and its line is written.
 
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use http::header::{HOST, HeaderName, HeaderValue, REFERER, USER_AGENT};
 use http::request::Parts;
 use http::{Method, StatusCode, Uri, Version};
-use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use crate::addr::{ClientAddr, ClientIp};
-use crate::backend::http1::download::Download;
-use crate::backend::http1::exchange::ExchangeError;
-use crate::backend::http2;
 use crate::backend::send::Trace;
 use crate::backend::server::Server;
-use crate::config::plan::{Algorithm, CompressionSettings};
 use crate::connection::{Connection, View};
 use crate::failure::{Failure, client_closed_request};
-use crate::http::http2::StreamPace;
 use crate::http::request::head_length;
 use crate::listener::Listener;
 use crate::telemetry::access_log::{Record, RequestFacts, Scheme};
 use crate::telemetry::writer::AccessLogHandle;
 use crate::tls::facts::TlsFacts;
-use crate::transform::compression::body::{CompressedBody, CompressedBodyError};
-use crate::transform::hop_by_hop;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
@@ -149,6 +138,12 @@ impl Exchange {
         }
     }
 
+    /// The client did not get all of its answer: it was cut off, or it has left.
+    pub fn lost(&mut self) {
+        let cut = self.connection.activity.cut();
+        self.failed(cut.unwrap_or(Failure::ClientGone));
+    }
+
     /// Bytes of the client's body that have been read, and of the answer's that have been handed on.
     pub fn carried(&mut self, received: u64, sent: u64) {
         if let Some(entry) = self.entry.as_deref_mut() {
@@ -163,223 +158,6 @@ impl Drop for Exchange {
         self.connection.activity.exchange_ended();
         if let Some(entry) = self.entry.take() {
             entry.write(&self.connection);
-        }
-    }
-}
-
-/// A response body on its way to the client, with the exchange that ends when it is dropped.
-#[derive(Debug)]
-pub struct ResponseBody {
-    content: Content,
-    /// Absent where a tunnel has taken it over.
-    exchange: Option<Exchange>,
-    pace: Option<Rc<StreamPace>>,
-    progress: Progress,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
-    Running,
-    Complete,
-}
-
-/// What a response body is made of.
-#[derive(Debug)]
-enum Content {
-    Plain(PlainBody),
-    Compressed(Box<CompressedBody<PlainBody>>),
-}
-
-/// Why a response body broke off.
-#[derive(Debug)]
-pub enum BodyError {
-    /// The backend's did.
-    Backend(ExchangeError),
-    /// It could not be compressed.
-    Encoder,
-}
-
-impl std::fmt::Display for BodyError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Backend(error) => error.fmt(f),
-            Self::Encoder => f.write_str("the response body could not be compressed"),
-        }
-    }
-}
-
-impl std::error::Error for BodyError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Backend(error) => Some(error),
-            Self::Encoder => None,
-        }
-    }
-}
-
-impl From<&BodyError> for Failure {
-    fn from(error: &BodyError) -> Self {
-        match error {
-            BodyError::Backend(error) => Self::from(error),
-            BodyError::Encoder => Self::EncoderFailed,
-        }
-    }
-}
-
-/// A response body as the backend sent it, or as lockgate made it.
-#[derive(Debug)]
-pub enum PlainBody {
-    /// All of it, until it has been handed on.
-    Whole(Bytes),
-    /// Still coming.
-    Streaming(Box<Download>),
-    /// Still coming, over HTTP/2.
-    Http2(Box<http2::download::Download>),
-}
-
-impl Body for PlainBody {
-    type Data = Bytes;
-    type Error = ExchangeError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
-        match self.get_mut() {
-            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Self::Streaming(download) => download.poll_frame(cx),
-            Self::Http2(download) => download.poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole(bytes) => bytes.is_empty(),
-            Self::Streaming(download) => download.is_end_stream(),
-            Self::Http2(download) => download.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Streaming(download) => download.size_hint(),
-            Self::Http2(download) => download.size_hint(),
-        }
-    }
-}
-
-impl ResponseBody {
-    /// A body whose end is the exchange's.
-    pub fn new(
-        body: PlainBody,
-        compression: Option<(Algorithm, &CompressionSettings)>,
-        exchange: Exchange,
-        pace: Option<Rc<StreamPace>>,
-    ) -> Self {
-        if let Some(pace) = &pace {
-            pace.answered();
-        }
-        let content = match compression {
-            Some((algorithm, settings)) => {
-                Content::Compressed(Box::new(CompressedBody::new(body, algorithm, settings)))
-            }
-            None => Content::Plain(body),
-        };
-        Self {
-            content,
-            exchange: Some(exchange),
-            pace,
-            progress: Progress::Running,
-        }
-    }
-
-    /// The body of a 101: none, and the exchange goes on.
-    pub fn none() -> Self {
-        Self {
-            content: Content::Plain(PlainBody::Whole(Bytes::new())),
-            exchange: None,
-            pace: None,
-            progress: Progress::Complete,
-        }
-    }
-
-    fn note(&mut self, frame: Option<&mut Result<Frame<Bytes>, BodyError>>) {
-        let Some(exchange) = &mut self.exchange else {
-            return;
-        };
-        match frame {
-            Some(Ok(frame)) => {
-                let length = frame.data_ref().map_or(0, Bytes::len);
-                exchange.carried(0, length as u64);
-                if let Some(trailers) = frame.trailers_mut() {
-                    hop_by_hop::clean_trailers(trailers);
-                }
-                if let Some(pace) = &self.pace {
-                    pace.handed_over(length);
-                }
-            }
-            Some(Err(error)) => {
-                exchange.failed(Failure::from(&*error));
-                self.progress = Progress::Complete;
-            }
-            None => self.progress = Progress::Complete,
-        }
-    }
-}
-
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
-        if let Some(pace) = &this.pace {
-            pace.asked();
-        }
-        let mut frame = match &mut this.content {
-            Content::Plain(body) => {
-                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(BodyError::Backend))
-            }
-            Content::Compressed(body) => {
-                ready!(Pin::new(body.as_mut()).poll_frame(cx)).map(|frame| {
-                    frame.map_err(|error| match error {
-                        CompressedBodyError::Body(error) => BodyError::Backend(error),
-                        CompressedBodyError::Encoder => BodyError::Encoder,
-                    })
-                })
-            }
-        };
-        this.note(frame.as_mut());
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.content {
-            Content::Plain(body) => body.is_end_stream(),
-            Content::Compressed(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.content {
-            Content::Plain(body) => body.size_hint(),
-            Content::Compressed(body) => body.size_hint(),
-        }
-    }
-}
-
-impl Drop for ResponseBody {
-    fn drop(&mut self) {
-        if self.progress == Progress::Running
-            && !self.is_end_stream()
-            && let Some(exchange) = &mut self.exchange
-        {
-            exchange.failed(Failure::ClientGone);
         }
     }
 }

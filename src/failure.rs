@@ -62,6 +62,8 @@ pub enum Failure {
     PlainHttp,
     /// The client took nothing for request_timeout.
     ClientStalled,
+    /// The client sent or took fewer bytes than min_rate while it was waited for.
+    ClientBelowRate,
     /// The process was told to stop and drain_timeout ran out.
     Drained,
     /// An HTTP version that is not served.
@@ -72,7 +74,7 @@ pub enum Failure {
 
 impl Failure {
     /// Every failure, for tests and documentation.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::NoServer,
         Self::ConnectRefused,
         Self::ConnectTimeout,
@@ -100,6 +102,7 @@ impl Failure {
         Self::ProtocolUnknown,
         Self::PlainHttp,
         Self::ClientStalled,
+        Self::ClientBelowRate,
         Self::Drained,
         Self::VersionUnsupported,
         Self::EncoderFailed,
@@ -116,7 +119,9 @@ impl Failure {
             | Self::BackendReset
             | Self::BackendUpgrade => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::ClientTooSlow | Self::HeadTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::ClientTooSlow | Self::HeadTooSlow | Self::ClientBelowRate => {
+                StatusCode::REQUEST_TIMEOUT
+            }
             Self::ClientGone | Self::ClientStalled => client_closed_request(),
             Self::BodyMalformed
             | Self::RequestMalformed
@@ -166,6 +171,7 @@ impl Failure {
             Self::ProtocolUnknown => "protocol_unknown",
             Self::PlainHttp => "plain_http",
             Self::ClientStalled => "client_stalled",
+            Self::ClientBelowRate => "client_below_min_rate",
             Self::Drained => "drained",
             Self::VersionUnsupported => "version_unsupported",
             Self::EncoderFailed => "encoder_failed",
@@ -189,6 +195,7 @@ impl Failure {
             | Self::HeadTooSlow
             | Self::ClientGone
             | Self::ClientStalled
+            | Self::ClientBelowRate
             | Self::BodyMalformed
             | Self::RequestMalformed
             | Self::HostInvalid
@@ -227,6 +234,7 @@ impl Failure {
             | Self::HeadTooSlow
             | Self::ClientGone
             | Self::ClientStalled
+            | Self::ClientBelowRate
             | Self::BodyMalformed
             | Self::RequestMalformed
             | Self::HostInvalid

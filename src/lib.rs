@@ -21,7 +21,7 @@
 //! # The code, in the order of the flow
 //! | where | what |
 //! |---|---|
-//! | [`addr`], [`network`], [`stream`], [`timer`], [`task`], [`failure`], [`secret`] | vocabulary: addresses by position, sets of networks, the client's byte stream, lazy deadlines, how a task is run, the one table from cause to status, the secret that replicas share |
+//! | [`addr`], [`network`], [`stream`], [`unsent`], [`pace`], [`timer`], [`task`], [`failure`], [`secret`] | vocabulary: addresses by position, sets of networks, the client's byte stream, how slow it may be, lazy deadlines, how a task is run, the one table from cause to status, the secret that replicas share |
 //! | [`config`] | the TOML file: document (what was written), plan (what was meant), report (what is wrong) |
 //! | [`accept`] | listening sockets, the PROXY protocol's header |
 //! | [`tls`] | PEM files, certificates and the choice among them, security policies, session tickets, the handshake; with the feature `legacy-tls`, OpenSSL for older clients |
@@ -29,7 +29,7 @@
 //! | [`transform`] | pure changes to messages: hop-by-hop fields, the client's address, X-Forwarded-*, loops, compression |
 //! | [`backend`] | groups, whose turn it is, pools, our own HTTP/1.1 exchange, gRPC over HTTP/2 |
 //! | [`telemetry`] | access log and process log |
-//! | [`listener`], [`connection`], [`exchange`], [`proxy`] | composition: what a listener, a connection and an exchange are, and a request from top to bottom |
+//! | [`listener`], [`connection`], [`exchange`], [`response_body`], [`proxy`] | composition: what a listener, a connection, an exchange and its answer are, and a request from top to bottom |
 //! | [`daemon`] | the process: generations, workers, reload, drain, signals |
 //! | [`cli`] | the command line |
 //!
@@ -73,7 +73,9 @@ pub mod failure;
 pub mod http;
 pub mod listener;
 pub mod network;
+pub mod pace;
 pub mod proxy;
+pub mod response_body;
 pub mod secret;
 pub mod stream;
 pub mod task;
@@ -81,3 +83,4 @@ pub mod telemetry;
 pub mod timer;
 pub mod tls;
 pub mod transform;
+pub mod unsent;

@@ -23,7 +23,7 @@ use crate::backend::retirement::Retiree;
 use crate::backend::send::{Answer, AnswerHead, Outgoing, Trace, send};
 use crate::config::plan::{Algorithm, CompressionPlan, CompressionSettings, GroupProtocol, Switch};
 use crate::connection::{Connection, Tunnel, View};
-use crate::exchange::{Exchange, PlainBody, ResponseBody};
+use crate::exchange::Exchange;
 use crate::failure::Failure;
 use crate::http::activity::Closing;
 use crate::http::http2::{Companion, Parting, StreamPace};
@@ -31,6 +31,8 @@ use crate::http::reply::{Afterwards, reply};
 use crate::http::request::{self, Continue, Host};
 use crate::http::taken_over::TakenOver;
 use crate::http::tunnel::Ending;
+use crate::pace::Inflow;
+use crate::response_body::{PlainBody, ResponseBody};
 use crate::transform::compression::negotiate::{self, Accepted, Decision};
 use crate::transform::{hop_by_hop, request_id, websocket};
 
@@ -209,6 +211,7 @@ async fn forward(
         body_limit: limits.body_bytes,
         clean_trailers: hop_by_hop::clean_trailers,
         timeout: view.listener.plan.timeouts.request,
+        inflow: Inflow::new(limits.min_rate, connection.activity.meter()),
     };
     let mut trace = Trace::begin();
     let answer = send(&outgoing, body, group, &mut trace).await;

@@ -27,6 +27,7 @@ use super::server::Server;
 use crate::addr::BackendAddr;
 use crate::config::plan::{GroupProtocol, Keepalive};
 use crate::failure::Failure;
+use crate::pace::Inflow;
 
 /// A request as it leaves.
 #[derive(Debug)]
@@ -53,6 +54,8 @@ pub struct Outgoing<'a> {
     pub clean_trailers: CleanTrailers,
     /// request_timeout
     pub timeout: Duration,
+    /// Watches the client's pace.
+    pub inflow: Inflow,
 }
 
 /// A backend's answer.
@@ -150,6 +153,7 @@ impl From<&ExchangeError> for Failure {
                 Self::BodyMalformed
             }
             ExchangeError::ClientTimeout => Self::ClientTooSlow,
+            ExchangeError::ClientBelowRate => Self::ClientBelowRate,
             ExchangeError::BackendTimeout => Self::ResponseTimeout,
             ExchangeError::Retired => Self::Drained,
             ExchangeError::Unsendable => Self::HostInvalid,
@@ -300,7 +304,13 @@ async fn run(
     } else {
         RequestKind::Ordinary
     };
-    let mut exchange = Exchange::new(connection, upload, kind, outgoing.timeout);
+    let mut exchange = Exchange::new(
+        connection,
+        upload,
+        kind,
+        outgoing.timeout,
+        outgoing.inflow.clone(),
+    );
     let answered = poll_fn(|cx| exchange.poll(cx)).await;
     trace.received = exchange.upload.received();
     match answered {

@@ -146,6 +146,12 @@ pub const BODY_BYTES: Rule<u64> = Rule {
     least: 1,
     most: 1 << 50,
 };
+/// `min_rate`: 256 bytes a second (config.toml); bounds ours.
+pub const MIN_RATE: Rule<u64> = Rule {
+    default: 256,
+    least: 0,
+    most: 1 << 30,
+};
 /// `http2_max_streams`: 128 (config.toml; RFC 9113 section 6.5.2 wants no fewer than 100); bounds ours.
 pub const HTTP2_MAX_STREAMS: Rule<u32> = Rule {
     default: 128,
@@ -226,6 +232,7 @@ pub fn limits() -> Limits {
         header_line_bytes: HEADER_LINE_BYTES.default,
         header_count: HEADER_COUNT.default,
         body_bytes: BODY_BYTES.default,
+        min_rate: NonZeroU64::new(MIN_RATE.default),
         http2_max_streams: HTTP2_MAX_STREAMS.default,
         requests_per_connection: NonZeroU64::new(REQUESTS_PER_CONNECTION.default),
     }

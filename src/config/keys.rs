@@ -200,10 +200,11 @@ pub(super) const LIMITS: Keys = Keys {
         "header_line_bytes",
         "header_count",
         "body_bytes",
+        "min_rate",
         "http2_max_streams",
         "requests_per_connection",
     ],
-    not_yet: &[("min_rate", Off::Zero), ("connection_memory", Off::Never)],
+    not_yet: &[("connection_memory", Off::Never)],
 };
 
 /// `[listener.access]`

@@ -353,6 +353,9 @@ pub struct Limits {
     pub header_count: usize,
     /// `body_bytes`: a request's body.
     pub body_bytes: u64,
+    /// `min_rate`: bytes a second that a client has to send or take while it is waited for; `None`: as slowly as
+    /// it likes.
+    pub min_rate: Option<NonZeroU64>,
     /// `http2_max_streams`: requests of one connection at the same time.
     pub http2_max_streams: u32,
     /// `requests_per_connection`; `None`: no limit.

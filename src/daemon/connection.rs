@@ -188,7 +188,7 @@ async fn serve_http1(stream: Box<ClientStream>, connection: Rc<Connection>) {
         // Closed without a goodbye: the client must see that something is missing.
         Ending::Aborted => {}
         Ending::Stalled => {
-            tracing::debug!(client = %connection.client, "closed: the client took nothing for request_timeout");
+            log_cut(connection.client, &listener, activity);
         }
     }
 }
@@ -206,8 +206,19 @@ async fn serve_http2(stream: Box<ClientStream>, connection: Rc<Connection>) {
         }
         // What was sent last may still be on its way.
         (http2::Ending::Done, Some(stream)) => linger::linger(stream, &activity).await,
-        (http2::Ending::Done, None) | (http2::Ending::Broken | http2::Ending::Stalled, _) => {}
+        (http2::Ending::Done, None) | (http2::Ending::Broken, _) => {}
+        (http2::Ending::Stalled, _) => log_cut(client, &listener, &activity),
     }
+}
+
+/// Says which limit a client has broken that took too little.
+fn log_cut(client: ClientAddr, listener: &Listener, activity: &Activity) {
+    let key = match activity.cut() {
+        Some(Failure::ClientBelowRate) => "min_rate",
+        Some(_) | None => "request_timeout",
+    };
+    tracing::info!(target: "lockgate::http", %client, listener = %listener.name, key,
+        "closed: the client takes too little");
 }
 
 /// Passes bytes both ways until the tunnel ends.

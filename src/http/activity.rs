@@ -3,10 +3,14 @@
 //! Shared between the connection's loop, the stream adapter below hyper and the exchanges above it,
 //! all on one thread. Marks are cheap; judging them is left to the loop, when a timer fires.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::rc::Rc;
 use std::task::{Context, Waker};
 
 use tokio::time::Instant;
+
+use crate::failure::Failure;
+use crate::stream::Meter;
 
 /// Where an HTTP/1 connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +50,8 @@ pub struct Activity {
     /// A request was answered although its body was not read to the end.
     unread_body: Cell<bool>,
     tunnel: Cell<bool>,
+    cut: Cell<Option<Failure>>,
+    meter: OnceCell<Rc<Meter>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -67,6 +73,8 @@ impl Activity {
             closing: Cell::new(Closing::No),
             unread_body: Cell::new(false),
             tunnel: Cell::new(false),
+            cut: Cell::new(None),
+            meter: OnceCell::new(),
             waker: RefCell::new(None),
         }
     }
@@ -96,8 +104,24 @@ impl Activity {
         }
     }
 
+    /// The client's pace, once HTTP has begun.
+    pub fn meter(&self) -> Option<&Rc<Meter>> {
+        self.meter.get()
+    }
+
+    /// The client has broken a limit: what was in flight ends for this reason.
+    pub fn cut_off(&self, reason: Failure) {
+        self.cut.set(Some(reason));
+    }
+
+    /// Why the client was cut off, if it was.
+    pub fn cut(&self) -> Option<Failure> {
+        self.cut.get()
+    }
+
     /// The handshake is over: a connection without a request is idle from now on.
-    pub fn begin_idle(&self) {
+    pub fn begin_idle(&self, meter: &Rc<Meter>) {
+        self.meter.get_or_init(|| Rc::clone(meter));
         self.phase.set(Phase::Idle {
             since: Instant::now(),
         });

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use super::activity::{Activity, Closing, Phase};
 use super::io::HttpIo;
+use super::outflow::{Due, Outflow};
 use crate::config::plan::{Limits, ListenerPlan, Timeouts};
 use crate::failure::Failure;
 use crate::stream::{ClientStream, Meter};
@@ -58,7 +59,7 @@ pub enum Ending {
     Refused(Failure),
     /// A head was begun and not finished in time; nothing has been answered.
     HeadTooSlow,
-    /// The client takes nothing any more.
+    /// The client takes nothing any more, or too little: `Activity::cut` says which.
     Stalled,
 }
 
@@ -84,7 +85,7 @@ where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Result<Response<B>, E>>,
     E: Into<Box<dyn StdError + Send + Sync>>,
-    B: Body<Data = Bytes> + 'static,
+    B: Body<Data: Buf> + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let ListenerPlan {
@@ -92,13 +93,14 @@ where
     } = plan;
     let mut early = Bytes::new();
     let mut timer = LazyTimer::new();
-    activity.begin_idle();
+    activity.begin_idle(stream.meter());
     loop {
         let mut driver = Driver {
             activity,
             timeouts,
             meter: Rc::clone(stream.meter()),
             timer: &mut timer,
+            outflow: Outflow::new(timeouts.request, limits.min_rate),
             stop: None,
         };
         let io = TokioIo::new(HttpIo::new(stream, early, Rc::clone(activity)));
@@ -167,6 +169,7 @@ struct Driver<'a> {
     timeouts: &'a Timeouts,
     meter: Rc<Meter>,
     timer: &'a mut LazyTimer,
+    outflow: Outflow,
     stop: Option<Stop>,
 }
 
@@ -180,7 +183,7 @@ impl Driver<'_> {
     where
         S: Service<Request<Incoming>, Response = Response<B>>,
         S::Error: Into<Box<dyn StdError + Send + Sync>>,
-        B: Body<Data = Bytes> + 'static,
+        B: Body<Data: Buf> + 'static,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
         self.activity.register(cx);
@@ -222,7 +225,7 @@ impl Driver<'_> {
     where
         S: Service<Request<Incoming>, Response = Response<B>>,
         S::Error: Into<Box<dyn StdError + Send + Sync>>,
-        B: Body<Data = Bytes> + 'static,
+        B: Body<Data: Buf> + 'static,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
         if self.stop != Some(stop) {
@@ -233,12 +236,14 @@ impl Driver<'_> {
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
         // What is left of an answer comes first: while the client takes it, nothing else runs out.
-        if let Some(since) = self.meter.write_blocked_since() {
-            let deadline = since + self.timeouts.request;
-            return self
-                .timer
-                .poll(deadline, cx)
-                .map(|()| Stop::Deadline(Ending::Stalled));
+        if let blocked @ Some(_) = self.meter.write_blocked_since() {
+            let due = Due {
+                blocked,
+                answers: blocked,
+            };
+            let reason = ready!(self.outflow.poll(due, &self.meter, cx));
+            self.activity.cut_off(reason);
+            return Poll::Ready(Stop::Deadline(Ending::Stalled));
         }
         let (deadline, stop) = match (self.activity.phase(), self.stop) {
             (Phase::Idle { since }, None) => (flowing(since, &self.meter) + PARK_AFTER, Stop::Park),

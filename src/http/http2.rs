@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::Buf;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -29,6 +29,8 @@ use super::activity::{Activity, Closing, Phase};
 use super::allowance::{Allowance, Flood};
 use super::io::{Lent, SharedStream};
 use super::linger;
+use super::outflow::{Due, Outflow};
+use super::piece::Backlog;
 use crate::config::plan::{Limits, ListenerPlan, Timeouts};
 use crate::stream::{ClientStream, Meter};
 use crate::task::Spawn;
@@ -52,7 +54,9 @@ const H2_LIMITS: &str = "too many resets, CONTINUATION frames or DATA frames wit
 /// and what the task is to do besides.
 pub struct StreamPace {
     allowance: Rc<Allowance>,
+    backlog: Rc<Backlog>,
     waiting_since: Cell<Option<Instant>>,
+    stalled: Cell<bool>,
     companion: RefCell<Option<Companion>>,
 }
 
@@ -82,12 +86,24 @@ impl fmt::Debug for StreamPace {
 }
 
 impl StreamPace {
-    fn new(allowance: &Rc<Allowance>) -> Self {
+    fn new(allowance: &Rc<Allowance>, backlog: &Rc<Backlog>) -> Self {
         Self {
             allowance: Rc::clone(allowance),
+            backlog: Rc::clone(backlog),
             waiting_since: Cell::new(None),
+            stalled: Cell::new(false),
             companion: RefCell::new(None),
         }
+    }
+
+    /// What the connection's client has not made room for.
+    pub fn backlog(&self) -> &Rc<Backlog> {
+        &self.backlog
+    }
+
+    /// Whether the stream ends because its client took nothing for request_timeout.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.get()
     }
 
     /// The answer begins.
@@ -124,7 +140,7 @@ pub enum Ending {
     Done,
     /// The protocol was broken, or the client vanished.
     Broken,
-    /// The client takes nothing any more.
+    /// The client takes nothing any more, or too little: `Activity::cut` says which.
     Stalled,
     /// The client sends what makes work and carries nothing, for this reason.
     Flooded(String),
@@ -142,20 +158,16 @@ where
     H: Fn(Request<Incoming>, Rc<StreamPace>) -> F,
     F: Future<Output = Result<Response<B>, E>> + 'static,
     E: Into<Box<dyn StdError + Send + Sync>> + 'static,
-    B: Body<Data = Bytes> + 'static,
+    B: Body<Data: Buf> + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    activity.begin_idle();
+    activity.begin_idle(stream.meter());
     let ListenerPlan {
         timeouts, limits, ..
     } = plan;
-    let pace = ConnectionPace {
-        meter: Rc::clone(stream.meter()),
-        received_before: stream.meter().received(),
-        activity,
-        timeouts,
-    };
     let allowance = Rc::new(Allowance::new(limits.http2_max_streams));
+    let backlog = Rc::<Backlog>::default();
+    let mut pace = ConnectionPace::new(activity, stream.meter(), plan, &backlog);
     let fresh: Rc<RefCell<Option<Rc<StreamPace>>>> = Rc::default();
     let tasks = Tasks {
         spawn,
@@ -165,7 +177,7 @@ where
     };
     let service = service_fn(|request| {
         activity.exchange_began();
-        let pace = Rc::new(StreamPace::new(&allowance));
+        let pace = Rc::new(StreamPace::new(&allowance, &backlog));
         *fresh.borrow_mut() = Some(Rc::clone(&pace));
         // Boxed at once: hyper moves it several times before it runs.
         Box::pin(handle(request, pace))
@@ -188,6 +200,9 @@ where
             }
             if let Poll::Ready(ending) = poll_http(http.as_mut(), &lent, cx) {
                 return Poll::Ready(ending);
+            }
+            if pace.poll_outflow(cx).is_ready() {
+                return Poll::Ready(Ending::Stalled);
             }
             let Some((deadline, ending)) = pace.next_deadline(told_at) else {
                 return Poll::Pending;
@@ -274,16 +289,41 @@ struct ConnectionPace<'a> {
     received_before: u64,
     activity: &'a Activity,
     timeouts: &'a Timeouts,
+    backlog: Rc<Backlog>,
+    outflow: Outflow,
 }
 
-impl ConnectionPace<'_> {
+impl<'a> ConnectionPace<'a> {
+    fn new(
+        activity: &'a Activity,
+        meter: &Rc<Meter>,
+        plan: &'a ListenerPlan,
+        backlog: &Rc<Backlog>,
+    ) -> Self {
+        Self {
+            meter: Rc::clone(meter),
+            received_before: meter.received(),
+            activity,
+            timeouts: &plan.timeouts,
+            backlog: Rc::clone(backlog),
+            outflow: Outflow::new(plan.timeouts.request, plan.limits.min_rate),
+        }
+    }
+
+    /// Ready once the client has taken too little for too long.
+    fn poll_outflow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let due = Due {
+            blocked: self.meter.write_blocked_since(),
+            answers: self.backlog.since(),
+        };
+        let reason = ready!(self.outflow.poll(due, &self.meter, cx));
+        self.activity.cut_off(reason);
+        Poll::Ready(())
+    }
+
     /// When the connection ends if nothing happens, and how; `told_at` is when it was told to.
     fn next_deadline(&self, told_at: Option<Instant>) -> Option<(Instant, Ending)> {
-        let stall = self
-            .meter
-            .write_blocked_since()
-            .map(|since| (since + self.timeouts.request, Ending::Stalled));
-        let idle = match (self.activity.phase(), told_at) {
+        match (self.activity.phase(), told_at) {
             (Phase::Exchange, _) => None,
             (Phase::Idle { since } | Phase::Head { since }, Some(told)) => {
                 Some((since.max(told) + FAREWELL, Ending::Broken))
@@ -297,8 +337,7 @@ impl ConnectionPace<'_> {
                 };
                 Some((since + limit, Ending::Done))
             }
-        };
-        stall.into_iter().chain(idle).min_by_key(|(at, _)| *at)
+        }
     }
 }
 
@@ -430,7 +469,11 @@ impl<F: Future<Output = ()>> Future for StreamTask<F> {
             return Poll::Ready(());
         }
         match this.pace.waiting_since.get() {
-            Some(since) => this.timer.poll(since + this.limit, cx),
+            Some(since) => {
+                ready!(this.timer.poll(since + this.limit, cx));
+                this.pace.stalled.set(true);
+                Poll::Ready(())
+            }
             None => Poll::Pending,
         }
     }

@@ -8,6 +8,8 @@ pub mod http1;
 pub mod http2;
 mod io;
 pub mod linger;
+mod outflow;
+pub mod piece;
 pub mod reply;
 pub mod request;
 pub mod taken_over;

@@ -5,9 +5,10 @@
 //! last took or gave a byte, so that others can judge who is slow. What stands before TLS can be looked
 //! at and taken out of that buffer, and nothing behind it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -19,6 +20,7 @@ use tokio_rustls::server::TlsStream;
 
 #[cfg(feature = "legacy-tls")]
 use self::openssl::OpenSslStream;
+use crate::unsent::unsent;
 
 #[cfg(feature = "legacy-tls")]
 pub mod openssl;
@@ -39,6 +41,8 @@ pub struct Meter {
     unblocked: Cell<Option<Instant>>,
     received: Cell<u64>,
     sent: Cell<u64>,
+    /// The socket's own address and the client's, once it has taken nothing for the first time.
+    ends: OnceCell<Box<(SocketAddr, SocketAddr)>>,
 }
 
 impl Meter {
@@ -62,7 +66,13 @@ impl Meter {
         self.sent.get()
     }
 
-    fn wrote(&self, poll: &Poll<io::Result<usize>>) {
+    /// Bytes that the client has acknowledged so far; where the system does not say, those that the socket took.
+    pub fn taken(&self) -> u64 {
+        let waiting = self.ends.get().and_then(|ends| unsent(ends.0, ends.1));
+        self.sent.get().saturating_sub(waiting.unwrap_or(0))
+    }
+
+    fn wrote(&self, tcp: &TcpStream, poll: &Poll<io::Result<usize>>) {
         match poll {
             Poll::Ready(Ok(n)) => {
                 self.sent.set(self.sent.get() + *n as u64);
@@ -74,6 +84,11 @@ impl Meter {
             Poll::Pending => {
                 if self.blocked.get().is_none() {
                     self.blocked.set(Some(Instant::now()));
+                }
+                if self.ends.get().is_none()
+                    && let (Ok(local), Ok(peer)) = (tcp.local_addr(), tcp.peer_addr())
+                {
+                    self.ends.get_or_init(|| Box::new((local, peer)));
                 }
             }
         }
@@ -256,7 +271,7 @@ impl AsyncWrite for Transport {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.tcp).poll_write(cx, buf);
-        self.meter.wrote(&poll);
+        self.meter.wrote(&self.tcp, &poll);
         poll
     }
 
@@ -271,7 +286,7 @@ impl AsyncWrite for Transport {
             (Some(only), None) => Pin::new(&mut self.tcp).poll_write(cx, only),
             (None, _) | (Some(_), Some(_)) => Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs),
         };
-        self.meter.wrote(&poll);
+        self.meter.wrote(&self.tcp, &poll);
         poll
     }
 

@@ -10,7 +10,7 @@ const FLOORS: [(Neighbours, &[&str]); 6] = [
     (
         Neighbours::Talk,
         &[
-            "addr", "network", "stream", "timer", "task", "failure", "secret",
+            "addr", "network", "stream", "unsent", "pace", "timer", "task", "failure", "secret",
         ],
     ),
     (Neighbours::Apart, &["config"]),
@@ -28,7 +28,13 @@ const FLOORS: [(Neighbours, &[&str]); 6] = [
     ),
     (
         Neighbours::Talk,
-        &["listener", "connection", "exchange", "proxy"],
+        &[
+            "listener",
+            "connection",
+            "exchange",
+            "response_body",
+            "proxy",
+        ],
     ),
     (Neighbours::Apart, &["daemon"]),
     (Neighbours::Apart, &["cli"]),

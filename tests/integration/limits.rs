@@ -1,6 +1,8 @@
 //! Every limit of `[listener.limits]` and of `[server]` on connections, acting at its bound and not before,
 //! the same over HTTP/1 and HTTP/2 (attacks.md row 59).
 
+use std::time::{Duration, Instant};
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use hyper::body::Frame;
 
@@ -9,7 +11,7 @@ use crate::support::client::{empty, full, request, streamed};
 use crate::support::frames::{self, Frames};
 use crate::support::gate::Gate;
 use crate::support::proxy::{Proxy, Running};
-use crate::support::raw::Ended;
+use crate::support::raw::{Ended, Raw};
 use crate::support::within;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -276,4 +278,131 @@ async fn limits_change_with_a_reload_for_connections_that_are_open() {
     assert_eq!(client.send(long.http2()).await.status, StatusCode::OK);
     let headers: HeaderMap = client.get("/").await.headers;
     assert!(!headers.contains_key("connection"));
+}
+
+/// Longer than a client may fall behind, and shorter than request_timeout.
+const PATIENCE: Duration = Duration::from_secs(45);
+
+/// Waits for a line with this cause, however long its limit takes.
+async fn logged(running: &Running, cause: &str) {
+    let end = Instant::now() + PATIENCE;
+    while !running
+        .access_log()
+        .iter()
+        .any(|line| line["cause"] == cause)
+    {
+        assert!(Instant::now() < end, "{:#?}", running.access_log());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Holds if a client that began to be slow at `began` was given its allowance, and not much more.
+fn assert_after_the_allowance(began: Instant) {
+    let took = began.elapsed();
+    assert!(took >= Duration::from_secs(20), "too early: {took:?}");
+    assert!(took < PATIENCE, "too late: {took:?}");
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_below_min_rate_is_answered_408() {
+    let backend = Backend::named("never").run().await;
+    let running = Proxy::to(&backend).limits("min_rate = 1000").run().await;
+    let mut raw = running.raw().await;
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n";
+    raw.write(head).await;
+    let began = Instant::now();
+    loop {
+        // Ten bytes, and what TLS adds, twice a second.
+        if raw.try_write("0123456789").await.is_err() {
+            break;
+        }
+        let pause = tokio::time::sleep(Duration::from_millis(500));
+        tokio::select! {
+            () = pause => assert!(began.elapsed() < PATIENCE, "served for ever"),
+            head = raw.read_head() => {
+                assert!(head.unwrap().starts_with("HTTP/1.1 408 "));
+                break;
+            }
+        }
+    }
+    assert_after_the_allowance(began);
+    logged(&running, "client_below_min_rate").await;
+}
+
+#[tokio::test]
+async fn an_http1_client_that_reads_below_min_rate_is_cut_off_and_the_log_says_so() {
+    let backend = endless().await;
+    let mut running = Proxy::to(&backend).limits("min_rate = 100000").run().await;
+    let mut raw = running.raw().await;
+    raw.write(GET).await;
+    let began = Instant::now();
+    let reads = async {
+        loop {
+            raw.read_byte().await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        () = logged(&running, "client_below_min_rate") => {}
+        () = reads => {}
+    }
+    assert_after_the_allowance(began);
+    running
+        .wait_for_stderr(|text| text.contains("key=\"min_rate\""))
+        .await;
+}
+
+#[tokio::test]
+async fn windows_that_open_by_a_byte_do_not_keep_an_http2_connection() {
+    let backend = endless().await;
+    let running = Proxy::to(&backend).limits("min_rate = 1000").run().await;
+    let mut client = Frames::begin(running.tls(&["h2"]).await).await;
+    client.get(1, "/").await;
+    client.get(3, "/").await;
+    let began = Instant::now();
+    let drips = async {
+        loop {
+            for stream in [0, 1] {
+                client
+                    .send(frames::WINDOW_UPDATE, 0, stream, &[0, 0, 0, 1])
+                    .await;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    tokio::select! {
+        () = logged(&running, "client_below_min_rate") => {}
+        () = drips => {}
+    }
+    assert_after_the_allowance(began);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_but_at_min_rate_is_served_on() {
+    let backend = endless().await;
+    let running = Proxy::to(&backend).limits("min_rate = 1000").run().await;
+    let mut raw = running.raw().await;
+    raw.write(GET).await;
+    let end = Instant::now() + PATIENCE;
+    // 64 KiB every two seconds: what the kernel passes on counts, though the socket takes nothing for long.
+    while Instant::now() < end {
+        raw.read_exactly(65536).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    assert_eq!(running.access_log().len(), 0, "{:#?}", running.access_log());
+}
+
+/// A backend whose answers never end.
+async fn endless() -> Backend {
+    Backend::raw(|stream, _| async move {
+        let mut stream = Raw::over(stream);
+        stream.read_head().await;
+        stream
+            .write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            .await;
+        let chunk = [b"10000\r\n".as_slice(), &[b'x'; 0x10000], b"\r\n"].concat();
+        while stream.unhurried_write(&chunk).await.is_ok() {}
+    })
+    .run()
+    .await
 }

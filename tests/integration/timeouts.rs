@@ -364,6 +364,8 @@ async fn cuts_off_an_http1_client_that_stops_reading() {
     let answer = client.read_until_close().await;
     assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"));
     assert!(!answer.ends_with(b"\r\n0\r\n\r\n"), "ended cleanly");
+    let line = logged(&proxy, 200).await;
+    assert_eq!(line["cause"], "client_stalled", "{line}");
 }
 
 #[tokio::test]
@@ -395,6 +397,10 @@ async fn resets_an_http2_stream_that_is_not_read_and_serves_the_others() {
         .await
         .expect("the backend ended first");
     client.get_whole(3, "/small").await;
+    let line = proxy
+        .wait_for_access(|line| line["request_uri"] == "/")
+        .await;
+    assert_eq!(line["cause"], "client_stalled", "{line}");
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use super::framing::FramingError;
 use super::response::{self, Parsed, RequestKind, ResponseError, ResponseHead};
 use super::upload::{Upload, UploadError, Uploaded};
 use crate::backend::pool::{Connection, History};
+use crate::pace::Inflow;
 
 /// How long a client waits at most for a backend that does not say whether it wants the body.
 pub const PERMISSION_WAIT: Duration = Duration::from_secs(1);
@@ -33,6 +34,8 @@ pub enum ExchangeError {
     Upload(UploadError),
     /// The client sent nothing for request_timeout.
     ClientTimeout,
+    /// The client sent fewer bytes than min_rate while it was waited for.
+    ClientBelowRate,
     /// The backend neither took nor sent anything for request_timeout.
     BackendTimeout,
     /// The backend closed the connection, or it broke, before the answer.
@@ -67,6 +70,7 @@ impl std::fmt::Display for ExchangeError {
                 f.write_str("too many fields follow the client's body")
             }
             Self::ClientTimeout => f.write_str("the client sent nothing within request_timeout"),
+            Self::ClientBelowRate => f.write_str("the client sent less than min_rate"),
             Self::BackendTimeout => f.write_str("the backend did nothing within request_timeout"),
             Self::Closed(None) => {
                 f.write_str("the backend closed the connection before it answered")
@@ -114,6 +118,7 @@ pub struct Exchange {
     pub upload: Upload,
     kind: RequestKind,
     limit: Duration,
+    inflow: Inflow,
     /// Since when neither side has done anything; absent while something happens.
     waiting_since: Option<Instant>,
     interim: usize,
@@ -121,18 +126,21 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Begins an exchange on `connection`, whose write buffer holds the request's head; `limit` is request_timeout.
+    /// Begins an exchange on `connection`, whose write buffer holds the request's head; `limit` is request_timeout,
+    /// `inflow` watches the client.
     pub fn new(
         connection: Box<Connection>,
         upload: Upload,
         kind: RequestKind,
         limit: Duration,
+        inflow: Inflow,
     ) -> Self {
         Self {
             connection,
             upload,
             kind,
             limit,
+            inflow,
             waiting_since: None,
             interim: 0,
             answered: 0,
@@ -159,6 +167,7 @@ impl Exchange {
                 .map_err(ExchangeError::Upload)?;
             if self.upload.moved() != moved {
                 self.waiting_since = None;
+                self.inflow.moved();
             }
             match self.poll_answer(cx)? {
                 Poll::Ready(Some(answered)) => return Poll::Ready(Ok(answered)),
@@ -233,6 +242,15 @@ impl Exchange {
             Uploaded::All | Uploaded::AwaitsClient | Uploaded::AwaitsBackend => self.limit,
         };
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        if uploaded == Uploaded::AwaitsClient {
+            let silent = since + limit;
+            while let Some(slow) = self.inflow.wait(since).filter(|slow| *slow < silent) {
+                ready!(self.connection.timer.poll(slow, cx));
+                if self.inflow.is_too_slow(Instant::now()) {
+                    return Poll::Ready(Err(ExchangeError::ClientBelowRate));
+                }
+            }
+        }
         ready!(self.connection.timer.poll(since + limit, cx));
         Poll::Ready(match uploaded {
             Uploaded::AwaitsPermission => Ok(()),

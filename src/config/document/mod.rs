@@ -284,6 +284,8 @@ pub(super) struct LimitsDocument {
     pub(super) header_count: Field<i64>,
     /// `body_bytes`
     pub(super) body_bytes: Field<i64>,
+    /// `min_rate`
+    pub(super) min_rate: Field<i64>,
     /// `http2_max_streams`
     pub(super) http2_max_streams: Field<i64>,
     /// `requests_per_connection`
@@ -494,6 +496,7 @@ fn read_limits(table: &mut Reader<'_, '_>) -> LimitsDocument {
         header_line_bytes: table.leaf("header_line_bytes"),
         header_count: table.leaf("header_count"),
         body_bytes: table.leaf("body_bytes"),
+        min_rate: table.leaf("min_rate"),
         http2_max_streams: table.leaf("http2_max_streams"),
         requests_per_connection: table.leaf("requests_per_connection"),
     }

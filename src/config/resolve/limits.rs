@@ -18,6 +18,7 @@ impl Resolver<'_> {
             &written.requests_per_connection,
             defaults::REQUESTS_PER_CONNECTION,
         );
+        let min_rate = self.number("min_rate", &written.min_rate, defaults::MIN_RATE);
         Limits {
             header_bytes: self.number(
                 "header_bytes",
@@ -35,6 +36,7 @@ impl Resolver<'_> {
                 defaults::HEADER_COUNT,
             ),
             body_bytes: self.number("body_bytes", &written.body_bytes, defaults::BODY_BYTES),
+            min_rate: NonZeroU64::new(min_rate),
             http2_max_streams: self.number(
                 "http2_max_streams",
                 &written.http2_max_streams,

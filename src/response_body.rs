@@ -1,0 +1,293 @@
+//! The body of an answer on its way to the client: as the backend sent it, as lockgate made it, or
+//! compressed, with the exchange that ends when it is dropped.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use crate::backend::http1::download::Download;
+use crate::backend::http1::exchange::ExchangeError;
+use crate::backend::http2;
+use crate::config::plan::{Algorithm, CompressionSettings};
+use crate::exchange::Exchange;
+use crate::failure::Failure;
+use crate::http::http2::StreamPace;
+use crate::http::piece::{Backlog, Piece};
+use crate::transform::compression::body::{CompressedBody, CompressedBodyError};
+use crate::transform::hop_by_hop;
+
+/// A response body on its way to the client, with the exchange that ends when it is dropped.
+#[derive(Debug)]
+pub struct ResponseBody {
+    content: Content,
+    /// Absent where a tunnel has taken it over.
+    exchange: Option<Exchange>,
+    pace: Option<Rc<StreamPace>>,
+    /// Where what is handed over counts as not taken: not for HTTP/1, whose socket shows it, nor for gRPC.
+    backlog: Option<Rc<Backlog>>,
+    /// What was read beyond a piece.
+    rest: Bytes,
+    progress: Progress,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Running,
+    Complete,
+}
+
+/// What polling a response body gives.
+type Given = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
+
+/// The most of an HTTP/2 answer that is handed over at once: a frame as large as every client takes.
+const PIECE: usize = 16 * 1024;
+
+/// What a response body is made of.
+#[derive(Debug)]
+enum Content {
+    Plain(PlainBody),
+    Compressed(Box<CompressedBody<PlainBody>>),
+}
+
+/// Why a response body broke off.
+#[derive(Debug)]
+pub enum BodyError {
+    /// The backend's did.
+    Backend(ExchangeError),
+    /// It could not be compressed.
+    Encoder,
+}
+
+impl std::fmt::Display for BodyError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Backend(error) => error.fmt(f),
+            Self::Encoder => f.write_str("the response body could not be compressed"),
+        }
+    }
+}
+
+impl std::error::Error for BodyError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Backend(error) => Some(error),
+            Self::Encoder => None,
+        }
+    }
+}
+
+impl From<&BodyError> for Failure {
+    fn from(error: &BodyError) -> Self {
+        match error {
+            BodyError::Backend(error) => Self::from(error),
+            BodyError::Encoder => Self::EncoderFailed,
+        }
+    }
+}
+
+/// A response body as the backend sent it, or as lockgate made it.
+#[derive(Debug)]
+pub enum PlainBody {
+    /// All of it, until it has been handed on.
+    Whole(Bytes),
+    /// Still coming.
+    Streaming(Box<Download>),
+    /// Still coming, over HTTP/2.
+    Http2(Box<http2::download::Download>),
+}
+
+impl Body for PlainBody {
+    type Data = Bytes;
+    type Error = ExchangeError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Streaming(download) => download.poll_frame(cx),
+            Self::Http2(download) => download.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Streaming(download) => download.is_end_stream(),
+            Self::Http2(download) => download.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Streaming(download) => download.size_hint(),
+            Self::Http2(download) => download.size_hint(),
+        }
+    }
+}
+
+impl ResponseBody {
+    /// A body whose end is the exchange's.
+    pub fn new(
+        body: PlainBody,
+        compression: Option<(Algorithm, &CompressionSettings)>,
+        exchange: Exchange,
+        pace: Option<Rc<StreamPace>>,
+    ) -> Self {
+        if let Some(pace) = &pace {
+            pace.answered();
+        }
+        let backlog = match (&body, &pace) {
+            (PlainBody::Http2(_), _) | (_, None) => None,
+            (PlainBody::Whole(_) | PlainBody::Streaming(_), Some(pace)) => {
+                Some(Rc::clone(pace.backlog()))
+            }
+        };
+        let content = match compression {
+            Some((algorithm, settings)) => {
+                Content::Compressed(Box::new(CompressedBody::new(body, algorithm, settings)))
+            }
+            None => Content::Plain(body),
+        };
+        Self {
+            content,
+            exchange: Some(exchange),
+            pace,
+            backlog,
+            rest: Bytes::new(),
+            progress: Progress::Running,
+        }
+    }
+
+    /// The body of a 101: none, and the exchange goes on.
+    pub fn none() -> Self {
+        Self {
+            content: Content::Plain(PlainBody::Whole(Bytes::new())),
+            exchange: None,
+            pace: None,
+            backlog: None,
+            rest: Bytes::new(),
+            progress: Progress::Complete,
+        }
+    }
+
+    fn note(&mut self, frame: Option<&mut Result<Frame<Bytes>, BodyError>>) {
+        let Some(exchange) = &mut self.exchange else {
+            return;
+        };
+        match frame {
+            Some(Ok(frame)) => {
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                exchange.carried(0, length as u64);
+                if let Some(trailers) = frame.trailers_mut() {
+                    hop_by_hop::clean_trailers(trailers);
+                }
+                if let Some(pace) = &self.pace {
+                    pace.handed_over(length);
+                }
+            }
+            Some(Err(error)) => {
+                exchange.failed(Failure::from(&*error));
+                self.progress = Progress::Complete;
+            }
+            None => self.progress = Progress::Complete,
+        }
+    }
+}
+
+impl ResponseBody {
+    fn poll_content(&mut self, cx: &mut Context<'_>) -> Given {
+        let frame = match &mut self.content {
+            Content::Plain(body) => {
+                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(BodyError::Backend))
+            }
+            Content::Compressed(body) => {
+                ready!(Pin::new(body.as_mut()).poll_frame(cx)).map(|frame| {
+                    frame.map_err(|error| match error {
+                        CompressedBodyError::Body(error) => BodyError::Backend(error),
+                        CompressedBodyError::Encoder => BodyError::Encoder,
+                    })
+                })
+            }
+        };
+        Poll::Ready(frame)
+    }
+
+    /// The next frame; over HTTP/2 no larger than a piece, so that a client shows soon that it takes some.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Given {
+        let frame = if self.rest.is_empty() {
+            ready!(self.poll_content(cx))
+        } else {
+            Some(Ok(Frame::data(std::mem::take(&mut self.rest))))
+        };
+        if self.pace.is_none() {
+            return Poll::Ready(frame);
+        }
+        let cut = |mut data: Bytes| {
+            if data.len() > PIECE {
+                self.rest = data.split_off(PIECE);
+            }
+            data
+        };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(cut))))
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Piece;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Piece>, BodyError>>> {
+        let this = &mut *self;
+        if let Some(pace) = &this.pace {
+            pace.asked();
+        }
+        let mut frame = ready!(this.poll_piece(cx));
+        this.note(frame.as_mut());
+        let piece = |data: Bytes| match &this.backlog {
+            Some(backlog) => Piece::counted(data, backlog),
+            None => Piece::new(data),
+        };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        if !self.rest.is_empty() {
+            return false;
+        }
+        match &self.content {
+            Content::Plain(body) => body.is_end_stream(),
+            Content::Compressed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Plain(body) => body.size_hint(),
+            Content::Compressed(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if self.progress == Progress::Running
+            && !self.is_end_stream()
+            && let Some(exchange) = &mut self.exchange
+        {
+            if self.pace.as_ref().is_some_and(|pace| pace.is_stalled()) {
+                exchange.failed(Failure::ClientStalled);
+            }
+            exchange.lost();
+        }
+    }
+}
