@@ -14,6 +14,7 @@ use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::addr::ListenAddr;
 use crate::config::plan::ListenAddress;
@@ -24,6 +25,8 @@ const BACKLOG: i32 = 4096;
 const TURN: usize = 64;
 /// How long to wait when no descriptor or memory is left.
 const BACK_OFF: Duration = Duration::from_millis(100);
+/// How often the log says so.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// Whether this process holds an overlapping address on the same port already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,11 +126,13 @@ pub fn probe(address: ListenAddress, port: u16) -> io::Result<()> {
 }
 
 /// Takes connections from a socket and delivers them, until told to stop; what the kernel holds by then
-/// is delivered too, so that closing the socket refuses nobody who was already let in.
+/// is delivered too, so that closing the socket refuses nobody who was already let in. `exhausted` is called
+/// while there is no descriptor or memory for more.
 pub async fn accept_loop(
     listener: TcpListener,
     stop: &Notify,
     mut deliver: impl FnMut(TcpStream, SocketAddr),
+    mut exhausted: impl FnMut(),
 ) {
     let listener = match watch(listener) {
         Ok(listener) => listener,
@@ -136,6 +141,7 @@ pub async fn accept_loop(
             return;
         }
     };
+    let mut complained_at: Option<Instant> = None;
     loop {
         tokio::select! {
             biased;
@@ -145,8 +151,13 @@ pub async fn accept_loop(
                 match take(listener.get_ref(), &mut deliver) {
                     Taken::Turn => {}
                     Taken::All => ready.clear_ready(),
-                    Taken::Exhausted => {
+                    Taken::Exhausted(error) => {
                         drop(ready);
+                        exhausted();
+                        if complained_at.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
+                            complained_at = Some(Instant::now());
+                            tracing::warn!(%error, "cannot accept connections; trying on every {BACK_OFF:?}");
+                        }
                         tokio::time::sleep(BACK_OFF).await;
                     }
                 }
@@ -172,7 +183,7 @@ enum Taken {
     /// There are no more.
     All,
     /// No descriptor or memory is left for more.
-    Exhausted,
+    Exhausted(Errno),
 }
 
 fn take(listener: &TcpListener, deliver: &mut impl FnMut(TcpStream, SocketAddr)) -> Taken {
@@ -199,10 +210,7 @@ fn take(listener: &TcpListener, deliver: &mut impl FnMut(TcpStream, SocketAddr))
                 | Errno::OPNOTSUPP
                 | Errno::NETUNREACH,
             ) => {}
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection; trying again in {BACK_OFF:?}");
-                return Taken::Exhausted;
-            }
+            Err(error) => return Taken::Exhausted(error),
         }
     }
     Taken::Turn

@@ -40,6 +40,14 @@ pub const DRAIN_TIMEOUT: Rule<Duration> = seconds(30, 0, 3600);
 pub const SHUTDOWN_DELAY: Rule<Duration> = seconds(0, 0, 3600);
 /// `secret_file`: none; keys are random (config.toml).
 pub const SECRET: SecretPlan = SecretPlan::Own;
+/// `max_connections`: from the limit on descriptors (config.toml); bounds ours.
+pub const MAX_CONNECTIONS: Rule<u64> = Rule {
+    default: 0,
+    least: 0,
+    most: 10_000_000,
+};
+/// `max_connections_per_ip`: no limit (config.toml); bounds ours.
+pub const MAX_CONNECTIONS_PER_IP: Rule<u64> = MAX_CONNECTIONS;
 /// `path` of the access log (config.toml).
 pub const ACCESS_LOG_TARGET: LogTarget = LogTarget::Stdout;
 /// `format` of the access log (config.toml).
@@ -203,6 +211,8 @@ pub fn server() -> ServerPlan {
         drain_timeout: DRAIN_TIMEOUT.default,
         shutdown_delay: SHUTDOWN_DELAY.default,
         secret: SECRET,
+        max_connections: NonZeroU64::new(MAX_CONNECTIONS.default),
+        max_connections_per_ip: NonZeroU64::new(MAX_CONNECTIONS_PER_IP.default),
         access_log: AccessLogPlan {
             target: ACCESS_LOG_TARGET,
             format: ACCESS_LOG_FORMAT,

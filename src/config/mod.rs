@@ -136,8 +136,6 @@ mod tests {
             [server]
             sandbox = "off"
             resolver = []
-            max_connections = 0
-            max_connections_per_ip = 0
             watch = false
             [[listener]]
             name = "plain"

@@ -1,6 +1,6 @@
 //! What was meant of the process as a whole: `[server]`, a part of the plan.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,6 +19,10 @@ pub struct ServerPlan {
     pub shutdown_delay: Duration,
     /// `secret_file`
     pub secret: SecretPlan,
+    /// `max_connections`: of all clients; `None`: as many as the process may have descriptors for.
+    pub max_connections: Option<NonZeroU64>,
+    /// `max_connections_per_ip`: of the TCP peers of one IPv4 address or one IPv6 /64; `None`: no limit.
+    pub max_connections_per_ip: Option<NonZeroU64>,
     /// `[server.access_log]`
     pub access_log: AccessLogPlan,
     /// `[server.log]`

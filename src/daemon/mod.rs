@@ -4,9 +4,11 @@
 //! new, publish once, close what vanished, drain what only the old one served. Any failure before the
 //! publication leaves everything as it was. Shutdown is draining the last generation.
 
+pub mod admission;
 mod client_auth;
 pub mod connection;
 pub mod generation;
+pub mod loads;
 pub mod resolver;
 pub mod sockets;
 mod tickets;

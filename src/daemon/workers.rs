@@ -12,7 +12,6 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -20,8 +19,10 @@ use slab::Slab;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
+use super::admission::{Admission, Admitted, Overload, Refusal};
 use super::connection;
 use super::generation::Generation;
+use super::loads::Loads;
 use crate::accept::tcp::accept_loop;
 use crate::addr::{ClientAddr, ListenAddr};
 use crate::connection::{Home, View};
@@ -32,8 +33,6 @@ use crate::tls::Terms;
 
 /// How often pools are swept of connections that nobody used.
 const SWEEP: Duration = Duration::from_secs(1);
-/// How many connections more than the emptiest worker one may have before it hands new ones over.
-const SLACK: usize = 1;
 
 /// A listening socket of one worker.
 #[derive(Debug)]
@@ -59,6 +58,7 @@ enum Command {
         client: TcpStream,
         peer: SocketAddr,
         key: ListenerKey,
+        admitted: Admitted,
     },
     StopAccepting,
     Drain {
@@ -71,44 +71,9 @@ enum Command {
 /// What workers know of each other.
 #[derive(Debug)]
 struct Peers {
-    connections: Vec<AtomicUsize>,
+    loads: Loads,
     commands: Vec<mpsc::UnboundedSender<Command>>,
-}
-
-impl Peers {
-    fn load(&self, worker: usize) -> usize {
-        self.connections
-            .get(worker)
-            .map_or(0, |count| count.load(Ordering::Relaxed))
-    }
-
-    fn add(&self, worker: usize) {
-        if let Some(count) = self.connections.get(worker) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn remove(&self, worker: usize) {
-        if let Some(count) = self.connections.get(worker) {
-            count.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Who should serve a connection that `worker` has accepted: itself, unless another has clearly less to do.
-    fn choose(&self, worker: usize) -> usize {
-        let own = self.load(worker);
-        if own < SLACK {
-            return worker;
-        }
-        let emptiest = (0..self.connections.len())
-            .min_by_key(|other| self.load(*other))
-            .unwrap_or(worker);
-        if self.load(emptiest) + SLACK <= own {
-            emptiest
-        } else {
-            worker
-        }
-    }
+    admission: Arc<Admission>,
 }
 
 /// All serving threads.
@@ -124,8 +89,9 @@ impl Workers {
         let (commands, receivers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         let peers = Arc::new(Peers {
-            connections: (0..count).map(|_| AtomicUsize::new(0)).collect(),
+            loads: Loads::new(count),
             commands,
+            admission: Admission::new(),
         });
         let mut threads = Vec::with_capacity(count);
         for (id, receiver) in receivers.into_iter().enumerate() {
@@ -147,7 +113,7 @@ impl Workers {
     /// Client connections that are open.
     pub fn connections(&self) -> usize {
         (0..self.count())
-            .map(|worker| self.peers.load(worker))
+            .map(|worker| self.peers.loads.load(worker))
             .sum()
     }
 
@@ -159,6 +125,7 @@ impl Workers {
         opened: Vec<Vec<Opened>>,
         closed: &[ListenerKey],
     ) {
+        self.peers.admission.set(&generation.plan.server);
         let (done, wait) = mpsc::channel(1);
         for (worker, opened) in self.peers.commands.iter().zip(opened) {
             let command = Command::Publish {
@@ -236,6 +203,7 @@ pub struct Worker {
     accepting: Cell<usize>,
     /// Connections that `[listener.access]` has refused since the last sweep.
     refused: Cell<u64>,
+    overload: Overload,
     access_log: Rc<AccessLogHandle>,
 }
 
@@ -277,6 +245,7 @@ fn run(
         draining: Cell::new(false),
         accepting: Cell::new(0),
         refused: Cell::new(0),
+        overload: Overload::default(),
         access_log: Rc::new(access_log),
     });
     runtime.block_on(worker.obey(commands));
@@ -294,7 +263,9 @@ impl Worker {
                         self.publish(&generation, opened, &closed);
                         drop(done);
                     }
-                    Some(Command::Adopt { client, peer, key }) => self.serve(client, peer, key),
+                    Some(Command::Adopt { client, peer, key, admitted }) => {
+                        self.serve(client, peer, key, admitted);
+                    }
                     Some(Command::StopAccepting) => self.stop_accepting(),
                     Some(Command::Drain { done }) => {
                         self.close_all(Closing::Graceful);
@@ -407,10 +378,11 @@ impl Worker {
         let worker = Rc::clone(self);
         self.spawn(async move {
             let key = opened.key;
-            accept_loop(opened.socket, &stop, |client, peer| {
-                worker.accepted(client, peer, key);
-            })
-            .await;
+            let deliver = |client, peer| worker.accepted(client, peer, key);
+            let exhausted = || {
+                worker.make_room();
+            };
+            accept_loop(opened.socket, &stop, deliver, exhausted).await;
             worker
                 .accepting
                 .set(worker.accepting.get().saturating_sub(1));
@@ -425,27 +397,58 @@ impl Worker {
         }
     }
 
+    /// Asks idle connections to end. Whether there are any.
+    fn make_room(&self) -> bool {
+        let seats = self.seats.borrow();
+        let all = seats.iter().map(|(_, seat)| seat.activity.as_ref());
+        self.overload.make_room(all)
+    }
+
+    fn admit(&self, peer: SocketAddr) -> Result<Admitted, Refusal> {
+        let admission = &self.peers.admission;
+        match admission.admit(peer.ip()) {
+            Err(Refusal::Full) if self.make_room() => admission.admit_beyond(peer.ip()),
+            outcome => outcome,
+        }
+    }
+
     fn accepted(self: &Rc<Self>, client: TcpStream, peer: SocketAddr, key: ListenerKey) {
+        let admitted = match self.admit(peer) {
+            Ok(admitted) => admitted,
+            Err(refusal) => return self.overload.refused(refusal),
+        };
         let chosen = if self.draining.get() {
             self.id
         } else {
-            self.peers.choose(self.id)
+            self.peers.loads.choose(self.id)
         };
-        self.peers.add(chosen);
+        self.peers.loads.add(chosen);
         match self.peers.commands.get(chosen) {
             Some(worker) if chosen != self.id => {
-                if worker.send(Command::Adopt { client, peer, key }).is_err() {
-                    self.peers.remove(chosen);
+                let adopt = Command::Adopt {
+                    client,
+                    peer,
+                    key,
+                    admitted,
+                };
+                if worker.send(adopt).is_err() {
+                    self.peers.loads.remove(chosen);
                 }
             }
-            Some(_) | None => self.serve(client, peer, key),
+            Some(_) | None => self.serve(client, peer, key, admitted),
         }
     }
 
     /// Serves a client that is counted already.
-    fn serve(self: &Rc<Self>, client: TcpStream, peer: SocketAddr, key: ListenerKey) {
+    fn serve(
+        self: &Rc<Self>,
+        client: TcpStream,
+        peer: SocketAddr,
+        key: ListenerKey,
+        admitted: Admitted,
+    ) {
         let Some(view) = self.view(key) else {
-            self.peers.remove(self.id);
+            self.peers.loads.remove(self.id);
             return;
         };
         let seat = Rc::new(Seat {
@@ -464,6 +467,7 @@ impl Worker {
             seat,
             worker: Rc::clone(self),
             number,
+            _admitted: admitted,
         };
         self.spawn(connection::run(client, ClientAddr::new(peer), view, place));
     }
@@ -486,6 +490,7 @@ impl Worker {
     }
 
     fn sweep(&self) {
+        self.overload.tell();
         let refused = self.refused.take();
         if refused > 0 {
             tracing::info!(target: "lockgate::access", connections = refused,
@@ -508,13 +513,14 @@ pub struct Place {
     /// The worker.
     pub worker: Rc<Worker>,
     number: usize,
+    _admitted: Admitted,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut seats = self.worker.seats.borrow_mut();
         seats.try_remove(self.number);
-        self.worker.peers.remove(self.worker.id);
+        self.worker.peers.loads.remove(self.worker.id);
         if seats.is_empty() {
             self.worker.emptied.notify_waiters();
         }

@@ -406,3 +406,122 @@ async fn endless() -> Backend {
     .run()
     .await
 }
+
+#[tokio::test]
+async fn beyond_max_connections_the_longest_idle_make_room_and_the_busy_do_not() {
+    let mut gate = Gate::new().await;
+    let mut running = Proxy::to(&gate.backend)
+        .server("workers = 1\nmax_connections = 2")
+        .listener("idle_timeout = 60")
+        .run()
+        .await;
+    let mut idle = running.raw().await;
+    idle.write(GET).await;
+    gate.asked().await;
+    gate.open();
+    assert_eq!(idle.read_response().await.status(), 200);
+    let mut busy = running.raw().await;
+    busy.write(GET).await;
+    gate.asked().await;
+    // The third takes the place of the one that is idle.
+    let mut third = running.raw().await;
+    idle.expect_closed(Duration::from_secs(5)).await;
+    third.write(GET).await;
+    gate.asked().await;
+    // Now both are busy: a fourth is not served.
+    let mut fourth = Raw::over(running.plain().await);
+    assert_eq!(fourth.read_until_close().await, b"");
+    running
+        .wait_for_stderr(|text| text.contains("there are too many"))
+        .await;
+    for raw in [&mut busy, &mut third] {
+        gate.open();
+        assert_eq!(raw.read_response().await.status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn connections_of_one_address_beyond_max_connections_per_ip_are_closed_and_others_served() {
+    let backend = Backend::named("served").run().await;
+    let mut running = Proxy::to(&backend)
+        .http()
+        .server("workers = 2\nmax_connections_per_ip = 2")
+        .run()
+        .await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut raw = running.raw().await;
+        raw.write(GET).await;
+        assert_eq!(raw.read_response().await.status(), 200);
+        held.push(raw);
+    }
+    let mut over = running.raw().await;
+    assert_eq!(over.read_until_close().await, b"");
+    running
+        .wait_for_stderr(|text| text.contains("max_connections_per_ip"))
+        .await;
+    // Another address of the loopback network.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let port = running.port();
+    let other = socket.connect(([127, 0, 0, 1], port).into()).await.unwrap();
+    let mut other = Raw::over(other);
+    other.write(GET).await;
+    assert_eq!(other.read_response().await.status(), 200);
+    // One that leaves makes room.
+    held.pop();
+    within("there is room again", async {
+        loop {
+            let mut raw = running.raw().await;
+            if raw.try_write(GET).await.is_ok() && raw.read_head().await.is_some() {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_descriptors_idle_connections_make_room_and_the_log_stays_short() {
+    let backend = Backend::named("served").run().await;
+    let mut running = Proxy::to(&backend)
+        .http()
+        .server("workers = 1\nmax_connections = 1000")
+        .listener("idle_timeout = 60")
+        .under(&["prlimit", "--nofile=48:48"])
+        .run()
+        .await;
+    let before = cpu_ticks(running.pid());
+    // The backlog takes those that the program cannot.
+    let mut held = Vec::new();
+    for _ in 0..80 {
+        let mut raw = running.raw().await;
+        raw.write(GET).await;
+        held.push(raw);
+    }
+    running
+        .wait_for_stderr(|text| text.contains("cannot accept connections"))
+        .await;
+    // The last in the queue is served, since those before it make room once they were.
+    let last = held.last_mut().unwrap();
+    assert_eq!(last.read_response().await.status(), 200);
+    let complaints = running
+        .stderr()
+        .matches("cannot accept connections")
+        .count();
+    assert!(complaints <= 3, "{complaints} lines");
+    let spent = cpu_ticks(running.pid()) - before;
+    assert!(spent < 300, "{spent} ticks of 10 ms: it spins");
+}
+
+/// The processor time of a process, in hundredths of a second (proc(5)).
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<_> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}

@@ -96,6 +96,10 @@ pub(super) struct ServerDocument {
     pub(super) shutdown_delay: Field<Quantity>,
     /// `secret_file`
     pub(super) secret_file: Field<String>,
+    /// `max_connections`
+    pub(super) max_connections: Field<i64>,
+    /// `max_connections_per_ip`
+    pub(super) max_connections_per_ip: Field<i64>,
     /// `access_log.path`
     pub(super) access_log_path: Field<String>,
     /// `access_log.format`
@@ -375,6 +379,8 @@ fn read_server(table: &mut Reader<'_, '_>) -> ServerDocument {
         drain_timeout: table.leaf("drain_timeout"),
         shutdown_delay: table.leaf("shutdown_delay"),
         secret_file: table.leaf("secret_file"),
+        max_connections: table.leaf("max_connections"),
+        max_connections_per_ip: table.leaf("max_connections_per_ip"),
         access_log_path,
         access_log_format,
         log_level,

@@ -1,6 +1,6 @@
 //! `[server]`
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 
 use super::Resolver;
 use crate::config::defaults;
@@ -32,6 +32,16 @@ impl Resolver<'_> {
                 defaults::SHUTDOWN_DELAY,
             ),
             secret: self.secret(&written.secret_file),
+            max_connections: NonZeroU64::new(self.number(
+                "max_connections",
+                &written.max_connections,
+                defaults::MAX_CONNECTIONS,
+            )),
+            max_connections_per_ip: NonZeroU64::new(self.number(
+                "max_connections_per_ip",
+                &written.max_connections_per_ip,
+                defaults::MAX_CONNECTIONS_PER_IP,
+            )),
             access_log: AccessLogPlan {
                 target: self
                     .log_target(&written.access_log_path)
