@@ -41,7 +41,7 @@ const ROOM: usize = 4 * 1024;
 /// it (attacks.md row 62); below 17, qualities from 5 on take several times as long.
 const BROTLI_WINDOW: i32 = 18;
 
-/// zstd's level, which is its own default: less CPU than Brotli at 4, and larger by little.
+/// zstd's level, which is its own default. An open stream then holds 0.9 MiB; Brotli's at 4 holds 1.3, gzip's 0.3.
 const ZSTD_LEVEL: u8 = 3;
 
 /// zstd's window, as a power of two: at most Brotli's, and for short content no more than it needs.
