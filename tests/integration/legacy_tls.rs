@@ -9,6 +9,7 @@ use std::time::Duration;
 use lockgate::config::tls_policy::{Engine, Suite, SystemPolicy, TlsPolicy, Version};
 use openssl::ssl::{Ssl, SslContextBuilder, SslMethod, SslVerifyMode, SslVersion};
 use openssl::x509::X509;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
@@ -586,6 +587,22 @@ async fn a_handshake_that_stands_still_is_ended_at_every_point() {
                 == 4
         })
         .await;
+}
+
+#[tokio::test]
+async fn a_client_that_a_proxy_announces_is_looked_at_behind_the_header() {
+    let backend = Backend::echo().run().await;
+    let trusting = "proxy_protocol = { trusted = [\"127.0.0.1\"] }";
+    let proxy = old(&backend).listener(trusting).run().await;
+    for client in [Old::speaking(SslVersion::TLS1), Old::with("ALL")] {
+        let mut tcp = proxy.plain().await;
+        let header = b"PROXY TCP4 10.0.0.3 10.0.0.1 4711 443\r\n";
+        tcp.write_all(header).await.unwrap();
+        let stream = client.try_over(tcp).await.unwrap();
+        let mut client = Client::http1(stream).await;
+        let said = client.get("/").await.text();
+        assert!(said.contains("X-Forwarded-For: 10.0.0.3\r\n"), "{said}");
+    }
 }
 
 #[tokio::test]

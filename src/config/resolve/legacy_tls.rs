@@ -18,6 +18,15 @@ impl Resolver<'_> {
         }
     }
 
+    /// Whether a listener's policy would serve more versions if it did not authenticate its clients.
+    pub(super) fn keeps_out_older_clients(policy: &TlsPolicy) -> bool {
+        let open = TlsPolicy {
+            older_clients: OlderClients::Served,
+            ..policy.clone()
+        };
+        open.effective_versions().count() > policy.effective_versions().count()
+    }
+
     /// Warns of versions that nobody should speak any more.
     pub(super) fn warn_of_old_versions(&mut self, policy: &TlsPolicy, reference: &Written<String>) {
         let effective = policy.effective_versions();

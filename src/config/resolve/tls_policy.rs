@@ -48,7 +48,7 @@ impl Resolver<'_> {
         #[cfg(feature = "legacy-tls")]
         let policy = Self::for_listener(policy, written);
         if let Some(reference) = reference {
-            self.check_promise(&policy, reference, &written.tls_policy_strict);
+            self.check_promise(&policy, reference, written);
             #[cfg(feature = "legacy-tls")]
             self.warn_of_old_versions(&policy, reference);
         }
@@ -78,7 +78,7 @@ impl Resolver<'_> {
         &mut self,
         policy: &TlsPolicy,
         reference: &Written<String>,
-        strict: &Field<bool>,
+        written: &ListenerDocument,
     ) {
         let unmet = listed(policy.unmet_versions().map(Version::key));
         if unmet.is_empty() {
@@ -86,7 +86,12 @@ impl Resolver<'_> {
         }
         let effective = listed(policy.effective_versions().map(Version::key));
         let name = policy.name.escape_debug();
-        match strict.given().filter(|strict| strict.value) {
+        let strict = written.tls_policy_strict.given();
+        #[cfg_attr(
+            not(feature = "legacy-tls"),
+            expect(unused_variables, reason = "there is nothing to add")
+        )]
+        let diagnostic = match strict.filter(|strict| strict.value) {
             Some(strict) => self
                 .report
                 .error(
@@ -105,6 +110,12 @@ impl Resolver<'_> {
                 .label(format!("promises {unmet}, which lockgate does not negotiate"))
                 .help("`tls_policy_strict = true` makes this an error"),
         };
+        #[cfg(feature = "legacy-tls")]
+        if let Some(auth) = &written.client_auth
+            && Self::keeps_out_older_clients(policy)
+        {
+            diagnostic.also(&auth.origin, "only rustls authenticates clients");
+        }
     }
 
     fn custom(&mut self, written: &TlsPolicyDocument) -> Option<TlsPolicy> {
