@@ -2,28 +2,22 @@
 //!
 //! All that can fail is done here, before anything is published. State that must survive a reload is
 //! taken over from the generation before: servers by group and address, ticket keys by what tickets are
-//! bound to, certificates that are made in memory by their names.
+//! bound to, certificates by their content.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use http::HeaderValue;
 
+use super::certificates::Certificates;
 use super::{client_auth, tickets};
 use crate::addr::BackendAddr;
 use crate::backend::group::SharedGroup;
 use crate::backend::server::Server;
-use crate::config::plan::{
-    CertificatePlan, CertificateSource, HttpsPlan, ListenerPlan, ListenerProtocol, Origin, Plan,
-};
+use crate::config::plan::{HttpsPlan, ListenerPlan, ListenerProtocol, Origin, Plan};
 use crate::config::report::Report;
 use crate::listener::Listener;
 use crate::tls::ListenerTls;
-use crate::tls::certificate::ServedCertificate;
 use crate::tls::client_auth::ClientAuth;
-use crate::tls::pem;
-use crate::tls::pem_error::PemError;
-use crate::tls::self_signed::self_signed;
 use crate::tls::store::CertificateStore;
 use crate::tls::tickets::{Context, KeySource};
 
@@ -36,22 +30,15 @@ pub struct Generation {
     pub listeners: Vec<Arc<Listener>>,
     /// Its groups, in the plan's order.
     pub groups: Vec<Arc<SharedGroup>>,
-    certificates: Vec<Arc<ServedCertificate>>,
+    certificates: Certificates,
 }
 
 impl Generation {
     /// Reads the files that a plan names and builds what runs. `None` if anything is wrong, which stands in
     /// the report then.
     pub fn build(plan: Plan, previous: Option<&Self>, report: &mut Report) -> Option<Arc<Self>> {
-        let now = SystemTime::now();
-        let certificates: Option<Vec<_>> = plan
-            .certificates
-            .iter()
-            .map(|certificate| load(certificate, previous, now, report))
-            // All are tried before the first failure counts: every mistake is reported.
-            .collect::<Vec<_>>()
-            .into_iter()
-            .collect();
+        let loaded = previous.map(|generation| &generation.certificates);
+        let certificates = Certificates::load(&plan.certificates, loaded, report);
         let client_auths: Vec<_> = plan
             .listeners
             .iter()
@@ -128,65 +115,9 @@ fn slb_id(plan: &Plan, report: &mut Report) -> Option<HeaderValue> {
     value.ok()
 }
 
-fn load(
-    plan: &CertificatePlan,
-    previous: Option<&Generation>,
-    now: SystemTime,
-    report: &mut Report,
-) -> Option<Arc<ServedCertificate>> {
-    let certificate = match &plan.source {
-        CertificateSource::SelfSigned(names) => {
-            if let Some(same) = previous.and_then(|generation| generation.made_for(names)) {
-                return Some(same);
-            }
-            self_signed(names, now)
-                .map_err(|error| {
-                    let mistake = report.error(&plan.origin, error.to_string());
-                    mistake.help(error.help());
-                })
-                .ok()
-        }
-        CertificateSource::Files {
-            cert,
-            cert_origin,
-            key,
-            key_origin,
-        } => {
-            let mut complain = |origin: &Origin, error: PemError| {
-                report.error(origin, error.to_string()).help(error.help());
-            };
-            let chain = pem::read_chain(cert).map_err(|error| complain(cert_origin, error));
-            let key = pem::read_key(key).map_err(|error| complain(key_origin, error));
-            ServedCertificate::new(chain.ok()?, key.ok()?)
-                .map_err(|error| {
-                    let mistake = report.error(key_origin, error.to_string());
-                    mistake.help(error.help());
-                })
-                .ok()
-        }
-    }?;
-    if let CertificateSource::Files { cert_origin, .. } = &plan.source {
-        for warning in certificate.warnings(now) {
-            report
-                .warning(cert_origin, warning.to_string())
-                .help(warning.help());
-        }
-    }
-    Some(Arc::new(certificate))
-}
-
-impl Generation {
-    /// The certificate made in memory for these names.
-    fn made_for(&self, names: &[String]) -> Option<Arc<ServedCertificate>> {
-        let mut both = self.plan.certificates.iter().zip(&self.certificates);
-        both.find(|(plan, _)| matches!(&plan.source, CertificateSource::SelfSigned(made) if made == names))
-            .map(|(_, certificate)| Arc::clone(certificate))
-    }
-}
-
 /// What listeners are secured with.
 struct Stock<'a> {
-    certificates: Vec<Arc<ServedCertificate>>,
+    certificates: Certificates,
     keys: KeySource,
     previous: Option<&'a Generation>,
 }
@@ -201,7 +132,7 @@ fn secure(
     let mut served = plan
         .certificates
         .iter()
-        .filter_map(|id| stock.certificates.get(id.0))
+        .filter_map(|id| stock.certificates.get(*id))
         .cloned();
     let store = CertificateStore::new(served.next()?, served.collect())
         .answering_unknown_names(plan.unknown_name);

@@ -899,7 +899,11 @@ mod tests {
         let version_1 =
             openssl(&["x509", "-req", "-signkey", file, "-days", "30"], &request).unwrap();
         let chain = pem::parse_chain(&version_1).unwrap();
-        let served = ServedCertificate::new(chain, pem::read_key(&path).unwrap()).unwrap();
+        let served = ServedCertificate::new(
+            chain,
+            pem::key_of(&path, &pem::read_text(&path).unwrap()).unwrap(),
+        )
+        .unwrap();
         assert_eq!(
             served.names().patterns(),
             [NamePattern::Exact("v1.example.com".into())]

@@ -10,21 +10,25 @@ use std::io::Read;
 use std::path::Path;
 
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use zeroize::Zeroizing;
 
 use super::pem_error::{CRL, Half, MAX_CRL_SIZE, MAX_FILE_SIZE, PemError, PemFault, Wanted};
 
-/// Reads a certificate chain, leaf first.
-pub fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
+/// Reads the text of a chain or key, which is wiped when it is dropped.
+pub fn read_text(path: &Path) -> Result<Zeroizing<Vec<u8>>, PemError> {
     read(path, MAX_FILE_SIZE)
-        .and_then(|text| parse_chain(&text))
+        .map(Zeroizing::new)
         .map_err(|fault| PemError::new(path, fault))
 }
 
-/// Reads a private key in PKCS#8, PKCS#1 or SEC1 form.
-pub fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
-    read(path, MAX_FILE_SIZE)
-        .and_then(|text| parse_key(&text))
-        .map_err(|fault| PemError::new(path, fault))
+/// The certificate chain in the text of a file, leaf first.
+pub fn chain_of(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    parse_chain(text).map_err(|fault| PemError::new(path, fault))
+}
+
+/// The private key, in PKCS#8, PKCS#1 or SEC1 form, in the text of a file.
+pub fn key_of(path: &Path, text: &[u8]) -> Result<PrivateKeyDer<'static>, PemError> {
+    parse_key(text).map_err(|fault| PemError::new(path, fault))
 }
 
 /// Reads the certificates of authorities, in any order.
@@ -494,19 +498,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("missing.pem");
         assert_eq!(
-            read_chain(&missing).unwrap_err().to_string(),
+            read_text(&missing).unwrap_err().to_string(),
             format!(
                 "`{}` cannot be read: no such file or directory",
                 missing.display()
             )
         );
-        let error = read_key(folder.path()).unwrap_err();
+        let error = read_text(folder.path()).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("`{}` is a directory, not a file", folder.path().display())
         );
         assert_eq!(
-            read_key(Path::new("/dev/null"))
+            read_text(Path::new("/dev/null"))
                 .unwrap_err()
                 .fault()
                 .to_string(),
@@ -515,11 +519,12 @@ mod tests {
         let large = folder.path().join("large.pem");
         fs::write(&large, "-".repeat(1024 * 1024 + 1)).unwrap();
         assert_eq!(
-            read_chain(&large).unwrap_err().fault().to_string(),
+            read_text(&large).unwrap_err().fault().to_string(),
             "is larger than 1024 KiB"
         );
         let good = folder.path().join("good.pem");
         fs::write(&good, certificate_pem()).unwrap();
-        assert_eq!(read_chain(&good).unwrap().len(), 1);
+        let text = read_text(&good).unwrap();
+        assert_eq!(chain_of(&good, &text).unwrap().len(), 1);
     }
 }

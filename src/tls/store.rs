@@ -17,6 +17,9 @@ use super::certificate::{KeyKind, ServedCertificate};
 use super::server_name::{NamePattern, star_covers, without_trailing_dot};
 use crate::config::plan::UnknownName;
 
+/// So many names take a millisecond to free.
+const MANY: usize = 2000;
+
 /// A listener's certificates, by the names that they answer for.
 pub struct CertificateStore {
     /// The default, then what covers the same names with another key, best first.
@@ -172,6 +175,24 @@ impl CertificateStore {
             .iter()
             .find(|twin| verifiable(twin, offered))
             .unwrap_or(first)
+    }
+}
+
+/// Whoever lets go of a store last, perhaps a worker with the last connection of an old generation, does not
+/// wait until many thousands of certificates are freed.
+impl Drop for CertificateStore {
+    fn drop(&mut self) {
+        if self.exact.len() + self.wildcard.len() < MANY {
+            return;
+        }
+        let names = (
+            std::mem::take(&mut self.exact),
+            std::mem::take(&mut self.wildcard),
+        );
+        // Where no thread can be started, they are freed here.
+        let _ = std::thread::Builder::new()
+            .name("free".into())
+            .spawn(move || drop(names));
     }
 }
 

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use crate::support::backend::Backend;
 use crate::support::peer;
+use crate::support::pki::{self, Authority};
 use crate::support::program::{Outcome, lockgate, run_with};
 use crate::support::proxy::{Proxy, Reload, Running, free_port};
 
@@ -125,7 +126,7 @@ async fn sessions_go_on_over_a_reload_unless_the_policy_changes() {
         assert_eq!(client.visit(&proxy).await, Taken::Anew);
         // Another certificate is no reason to begin anew.
         let issued = proxy.authority().issue(&["localhost"]);
-        crate::support::pki::write(proxy.directory(), "site", &issued);
+        pki::write(proxy.directory(), "site", &issued);
         assert_eq!(proxy.reload().await, Reload::TakenUp);
         assert_eq!(client.visit(&proxy).await, Taken::Resumed, "{version}");
 
@@ -165,6 +166,56 @@ async fn a_session_of_one_listener_does_not_go_on_at_another() {
             assert_eq!(client.visit_port(other).await, Taken::Anew, "{version}");
             assert_eq!(client.visit_port(other).await, Taken::Resumed, "{version}");
             assert_eq!(client.visit(&proxy).await, Taken::Anew, "{version}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_ends_where_a_reload_changes_how_clients_are_authenticated() {
+    let Some(openssl) = peer("openssl") else {
+        return;
+    };
+    let backend = Backend::echo().run().await;
+    let clients = Authority::named("clients");
+    let issued = clients.issue_as(|_| {});
+    let asking = |ca: &str, more: &str| format!("client_auth = {{ ca = [{ca}]{more} }}");
+    for version in VERSIONS {
+        let proxy = Proxy::to(&backend).listener("# client_auth");
+        let directory = proxy.directory();
+        std::fs::write(directory.join("clients.crt"), clients.pem()).unwrap();
+        std::fs::write(
+            directory.join("others.crt"),
+            Authority::named("others").pem(),
+        )
+        .unwrap();
+        std::fs::write(directory.join("clients.crl"), clients.revoke(&[13])).unwrap();
+        let (cert, key) = pki::write(directory, "client", &issued);
+        let mut proxy = proxy.run().await;
+        let plain = std::fs::read_to_string(proxy.config_path()).unwrap();
+        let client = Keeper::new(&openssl, version);
+        let shown = [
+            "-cert",
+            cert.to_str().unwrap(),
+            "-key",
+            key.to_str().unwrap(),
+        ];
+        client.connect(proxy.port(), &shown).await;
+        for line in [
+            asking("\"clients.crt\"", ", mode = \"optional\""),
+            asking("\"clients.crt\"", ""),
+            asking("\"clients.crt\", \"others.crt\"", ""),
+            asking("\"clients.crt\"", ", crl = [\"clients.crl\"]"),
+            "# client_auth".to_owned(),
+        ] {
+            proxy.rewrite(|_| plain.replace("# client_auth", &line));
+            assert_eq!(proxy.reload().await, Reload::TakenUp);
+            for expected in ["\nNew, TLSv1.", "\nReused, TLSv1."] {
+                let outcome = client.connect(proxy.port(), &shown).await;
+                assert!(
+                    outcome.stdout.contains(expected),
+                    "{version} {line}: {outcome:?}"
+                );
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use rustls::{
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -293,6 +294,31 @@ async fn serves_tls_1_2_and_1_3() {
         assert_eq!(stream.get_ref().1.protocol_version(), Some(expected));
         let mut client = Client::http1(stream).await;
         assert_eq!(client.get("/").await.status, 200, "{expected:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_hello_may_come_in_pieces_of_any_size() {
+    let (_backend, proxy) = proxy().await;
+    let config = proxy.authority().client_config(&[]);
+    for size in [1, 7, 100] {
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = rustls::ClientConnection::new(Arc::clone(&config), name).unwrap();
+        let mut hello = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut hello).unwrap();
+        }
+        let mut stream = proxy.plain().await;
+        // Each piece is a record of its own, and comes by itself.
+        for piece in hello[5..].chunks(size) {
+            let header = [22, 3, 1, 0, u8::try_from(piece.len()).unwrap()];
+            stream.write_all(&[&header, piece].concat()).await.unwrap();
+        }
+        let mut answer = [0; 6];
+        let read = stream.read_exact(&mut answer);
+        within("the server says hello", read).await.unwrap();
+        // A handshake record with a ServerHello.
+        assert_eq!((answer[0], answer[5]), (22, 2), "{size}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! What only an HTTPS listener has, and `[listener.compression]`; `[listener.client_auth]` is apart.
 
+use std::collections::HashMap;
+
 use super::{Resolver, Scope, switch};
 use crate::config::defaults;
 use crate::config::document::{CompressionDocument, Field, ListenerDocument, Written};
@@ -86,12 +88,13 @@ impl Resolver<'_> {
             }
             Field::Given(list) => list,
         };
-        let mut ids: Vec<(CertificateId, &Origin)> = Vec::with_capacity(list.value.len());
+        let mut ids = Vec::with_capacity(list.value.len());
+        let mut first_named: HashMap<CertificateId, &Origin> = HashMap::new();
         for reference in &list.value {
             let Some(id) = self.refer(&mut scope.certificates, reference) else {
                 continue;
             };
-            if let Some((_, first)) = ids.iter().find(|(earlier, _)| *earlier == id) {
+            if let Some(first) = first_named.get(&id) {
                 self.report
                     .error(
                         &reference.origin,
@@ -100,9 +103,10 @@ impl Resolver<'_> {
                     .label("the second time")
                     .also(first, "the first time");
             }
-            ids.push((id, &reference.origin));
+            first_named.entry(id).or_insert(&reference.origin);
+            ids.push(id);
         }
-        Some(ids.into_iter().map(|(id, _)| id).collect())
+        Some(ids)
     }
 
     /// Compression; an absent table means its defaults.
