@@ -64,6 +64,8 @@ pub enum Failure {
     ClientStalled,
     /// The client sent or took fewer bytes than min_rate while it was waited for.
     ClientBelowRate,
+    /// A stream was refused: its connection holds connection_memory.
+    ConnectionMemory,
     /// The process was told to stop and drain_timeout ran out.
     Drained,
     /// An HTTP version that is not served.
@@ -74,7 +76,7 @@ pub enum Failure {
 
 impl Failure {
     /// Every failure, for tests and documentation.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::NoServer,
         Self::ConnectRefused,
         Self::ConnectTimeout,
@@ -103,6 +105,7 @@ impl Failure {
         Self::PlainHttp,
         Self::ClientStalled,
         Self::ClientBelowRate,
+        Self::ConnectionMemory,
         Self::Drained,
         Self::VersionUnsupported,
         Self::EncoderFailed,
@@ -111,7 +114,9 @@ impl Failure {
     /// The status in the answer and in the log. 499 is only ever logged: nobody is left to read it.
     pub fn status(self) -> StatusCode {
         match self {
-            Self::NoServer | Self::Drained => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoServer | Self::Drained | Self::ConnectionMemory => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::ConnectRefused
             | Self::NameUnresolved
             | Self::BackendClosed
@@ -172,6 +177,7 @@ impl Failure {
             Self::PlainHttp => "plain_http",
             Self::ClientStalled => "client_stalled",
             Self::ClientBelowRate => "client_below_min_rate",
+            Self::ConnectionMemory => "connection_memory",
             Self::Drained => "drained",
             Self::VersionUnsupported => "version_unsupported",
             Self::EncoderFailed => "encoder_failed",
@@ -196,6 +202,7 @@ impl Failure {
             | Self::ClientGone
             | Self::ClientStalled
             | Self::ClientBelowRate
+            | Self::ConnectionMemory
             | Self::BodyMalformed
             | Self::RequestMalformed
             | Self::HostInvalid
@@ -235,6 +242,7 @@ impl Failure {
             | Self::ClientGone
             | Self::ClientStalled
             | Self::ClientBelowRate
+            | Self::ConnectionMemory
             | Self::BodyMalformed
             | Self::RequestMalformed
             | Self::HostInvalid

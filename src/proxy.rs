@@ -23,7 +23,7 @@ use crate::backend::retirement::Retiree;
 use crate::backend::send::{Answer, AnswerHead, Outgoing, Trace, send};
 use crate::config::plan::{Algorithm, CompressionPlan, CompressionSettings, GroupProtocol, Switch};
 use crate::connection::{Connection, Tunnel, View};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, log_refused};
 use crate::failure::Failure;
 use crate::http::activity::Closing;
 use crate::http::http2::{Companion, Parting, StreamPace};
@@ -43,6 +43,9 @@ pub async fn handle(
     pace: Option<Rc<StreamPace>>,
 ) -> Result<Response<ResponseBody>, h2::Error> {
     let view = connection.view();
+    if pace.as_ref().is_some_and(|pace| pace.is_refused()) {
+        return Err(refuse_stream(&connection, &view));
+    }
     let next = Next::of(&request, &connection, &view);
     let mut response = answer(request, Rc::clone(&connection), view, pace).await?;
     match next {
@@ -50,6 +53,15 @@ pub async fn handle(
         Next::None => part(&mut response, &connection),
     }
     Ok(response)
+}
+
+/// The connection holds as much as it may: its client can send the request again (RFC 9113 section 8.7).
+fn refuse_stream(connection: &Connection, view: &View) -> h2::Error {
+    let (tls, log) = (connection.tls.as_ref(), connection.access_log());
+    let reason = Failure::ConnectionMemory;
+    log_refused(connection.client, &view.listener, tls, reason, log);
+    connection.activity.exchange_ended();
+    h2::Reason::REFUSED_STREAM.into()
 }
 
 async fn answer(
@@ -70,7 +82,7 @@ async fn answer(
                 return Err(reason.into());
             }
             Ok(Answer::Response(head, body)) => {
-                let body = plain(body, pace.as_deref());
+                let body = plain(body, pace.as_deref(), connection.activity.exchanges());
                 let mut response = respond(head, body, &parts, asked.upgrade, &connection);
                 let compression = compress(&mut response, &asked, &view);
                 exchange.answered(response.status());
@@ -323,10 +335,15 @@ fn target(uri: &Uri) -> Cow<'_, [u8]> {
 }
 
 /// An answer's body. What is left of a request over HTTP/2 goes on being sent beside it, by the stream's task.
-fn plain(body: AnswerBody, pace: Option<&StreamPace>) -> PlainBody {
+fn plain(body: AnswerBody, pace: Option<&StreamPace>, exchanges: usize) -> PlainBody {
     match body {
         AnswerBody::Whole(bytes) => PlainBody::Whole(bytes),
-        AnswerBody::Streaming(download) => PlainBody::Streaming(download),
+        AnswerBody::Streaming(mut download) => {
+            if let Some(pace) = pace {
+                download.limit_room(pace.account().room(exchanges));
+            }
+            PlainBody::Streaming(download)
+        }
         AnswerBody::Http2(mut download) => {
             if let (Some(upload), Some(pace)) = (download.rest_of_upload(), pace) {
                 pace.accompany(Companion::Beside(Box::pin(upload)));

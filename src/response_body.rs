@@ -15,7 +15,7 @@ use crate::config::plan::{Algorithm, CompressionSettings};
 use crate::exchange::Exchange;
 use crate::failure::Failure;
 use crate::http::http2::StreamPace;
-use crate::http::piece::{Backlog, Piece};
+use crate::http::piece::{Piece, Rated};
 use crate::transform::compression::body::{CompressedBody, CompressedBodyError};
 use crate::transform::hop_by_hop;
 
@@ -26,11 +26,18 @@ pub struct ResponseBody {
     /// Absent where a tunnel has taken it over.
     exchange: Option<Exchange>,
     pace: Option<Rc<StreamPace>>,
-    /// Where what is handed over counts as not taken: not for HTTP/1, whose socket shows it, nor for gRPC.
-    backlog: Option<Rc<Backlog>>,
+    rated: Rated,
+    /// The memory of its compressor, and whether it was drawn.
+    compressor: (usize, Drawn),
     /// What was read beyond a piece.
     rest: Bytes,
     progress: Progress,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drawn {
+    Yes,
+    NotYet,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,15 +150,16 @@ impl ResponseBody {
         if let Some(pace) = &pace {
             pace.answered();
         }
-        let backlog = match (&body, &pace) {
-            (PlainBody::Http2(_), _) | (_, None) => None,
-            (PlainBody::Whole(_) | PlainBody::Streaming(_), Some(pace)) => {
-                Some(Rc::clone(pace.backlog()))
-            }
+        let rated = match &body {
+            PlainBody::Http2(_) => Rated::No,
+            PlainBody::Whole(_) | PlainBody::Streaming(_) => Rated::Yes,
         };
+        let mut compressor = 0;
         let content = match compression {
             Some((algorithm, settings)) => {
-                Content::Compressed(Box::new(CompressedBody::new(body, algorithm, settings)))
+                let body = CompressedBody::new(body, algorithm, settings);
+                compressor = body.memory();
+                Content::Compressed(Box::new(body))
             }
             None => Content::Plain(body),
         };
@@ -159,7 +167,8 @@ impl ResponseBody {
             content,
             exchange: Some(exchange),
             pace,
-            backlog,
+            rated,
+            compressor: (compressor, Drawn::NotYet),
             rest: Bytes::new(),
             progress: Progress::Running,
         }
@@ -171,7 +180,8 @@ impl ResponseBody {
             content: Content::Plain(PlainBody::Whole(Bytes::new())),
             exchange: None,
             pace: None,
-            backlog: None,
+            rated: Rated::No,
+            compressor: (0, Drawn::NotYet),
             rest: Bytes::new(),
             progress: Progress::Complete,
         }
@@ -219,23 +229,35 @@ impl ResponseBody {
         Poll::Ready(frame)
     }
 
-    /// The next frame; over HTTP/2 no larger than a piece, so that a client shows soon that it takes some.
+    /// The next frame; over HTTP/2 no larger than a piece, so that a client shows soon that it takes some,
+    /// and only where the connection has memory for it.
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Given {
-        let frame = if self.rest.is_empty() {
-            ready!(self.poll_content(cx))
-        } else {
-            Some(Ok(Frame::data(std::mem::take(&mut self.rest))))
+        let Some(pace) = self.pace.clone() else {
+            return self.poll_content(cx);
         };
-        if self.pace.is_none() {
-            return Poll::Ready(frame);
+        if !self.rest.is_empty() {
+            let rest = std::mem::take(&mut self.rest);
+            return Poll::Ready(Some(Ok(Frame::data(self.cut(rest)))));
         }
-        let cut = |mut data: Bytes| {
-            if data.len() > PIECE {
-                self.rest = data.split_off(PIECE);
-            }
-            data
+        if let (bytes @ 1.., Drawn::NotYet) = self.compressor {
+            ready!(pace.account().poll_compressor(bytes, cx));
+            self.compressor.1 = Drawn::Yes;
+        }
+        ready!(pace.poll_room(cx));
+        let frame = ready!(self.poll_content(cx));
+        let hold = |data: Bytes| {
+            pace.hold(data.len());
+            self.cut(data)
         };
-        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(cut))))
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(hold))))
+    }
+
+    /// The first piece of what was read; the rest is for later.
+    fn cut(&mut self, mut data: Bytes) -> Bytes {
+        if data.len() > PIECE {
+            self.rest = data.split_off(PIECE);
+        }
+        data
     }
 }
 
@@ -253,8 +275,8 @@ impl Body for ResponseBody {
         }
         let mut frame = ready!(this.poll_piece(cx));
         this.note(frame.as_mut());
-        let piece = |data: Bytes| match &this.backlog {
-            Some(backlog) => Piece::counted(data, backlog),
+        let piece = |data: Bytes| match &this.pace {
+            Some(pace) => Piece::of(data, pace, this.rated),
             None => Piece::new(data),
         };
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
@@ -280,6 +302,12 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
+        if let Some(pace) = &self.pace {
+            pace.let_go(self.rest.len());
+            if let (bytes, Drawn::Yes) = self.compressor {
+                pace.account().return_compressor(bytes);
+            }
+        }
         if self.progress == Progress::Running
             && !self.is_end_stream()
             && let Some(exchange) = &mut self.exchange

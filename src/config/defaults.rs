@@ -160,6 +160,12 @@ pub const MIN_RATE: Rule<u64> = Rule {
     least: 0,
     most: 1 << 30,
 };
+/// `connection_memory`: 1 MiB (config.toml); bounds ours.
+pub const CONNECTION_MEMORY: Rule<usize> = Rule {
+    default: 1024 * 1024,
+    least: 64 * 1024,
+    most: 1 << 30,
+};
 /// `http2_max_streams`: 128 (config.toml; RFC 9113 section 6.5.2 wants no fewer than 100); bounds ours.
 pub const HTTP2_MAX_STREAMS: Rule<u32> = Rule {
     default: 128,
@@ -243,6 +249,7 @@ pub fn limits() -> Limits {
         header_count: HEADER_COUNT.default,
         body_bytes: BODY_BYTES.default,
         min_rate: NonZeroU64::new(MIN_RATE.default),
+        connection_memory: CONNECTION_MEMORY.default,
         http2_max_streams: HTTP2_MAX_STREAMS.default,
         requests_per_connection: NonZeroU64::new(REQUESTS_PER_CONNECTION.default),
     }

@@ -201,10 +201,11 @@ pub(super) const LIMITS: Keys = Keys {
         "header_count",
         "body_bytes",
         "min_rate",
+        "connection_memory",
         "http2_max_streams",
         "requests_per_connection",
     ],
-    not_yet: &[("connection_memory", Off::Never)],
+    not_yet: &[],
 };
 
 /// `[listener.access]`

@@ -345,7 +345,7 @@ pub enum Switch {
 /// Every number is the largest that is still taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// `header_bytes`: a whole head as it stands on the wire of HTTP/1.1.
+    /// `header_bytes`: a whole head as it stands on the wire of HTTP/1.1; at most a quarter of `connection_memory`.
     pub header_bytes: usize,
     /// `header_line_bytes`: one field line, or the request target.
     pub header_line_bytes: usize,
@@ -356,6 +356,8 @@ pub struct Limits {
     /// `min_rate`: bytes a second that a client has to send or take while it is waited for; `None`: as slowly as
     /// it likes.
     pub min_rate: Option<NonZeroU64>,
+    /// `connection_memory`: bytes that one connection may make lockgate hold.
+    pub connection_memory: usize,
     /// `http2_max_streams`: requests of one connection at the same time.
     pub http2_max_streams: u32,
     /// `requests_per_connection`; `None`: no limit.

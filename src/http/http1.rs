@@ -21,6 +21,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
+use super::account::receive_share;
 use super::activity::{Activity, Closing, Phase};
 use super::io::HttpIo;
 use super::outflow::{Due, Outflow};
@@ -34,6 +35,8 @@ const PARK_AFTER: Duration = Duration::from_millis(100);
 /// The most that hyper buffers of what a client sends ahead of its turn.
 const MAX_BUFFER: usize = 128 * 1024;
 
+/// The least that hyper buffers.
+const LEAST_BUFFER: usize = 8 * 1024;
 /// The most fields of a head that hyper reads unless told otherwise.
 const HYPER_FIELDS: usize = 100;
 
@@ -150,12 +153,13 @@ where
 }
 
 fn builder(limits: &Limits) -> http1::Builder {
+    let buffer = MAX_BUFFER.min(receive_share(limits.connection_memory));
     let mut builder = http1::Builder::new();
     builder
         .header_read_timeout(None)
         .title_case_headers(true)
         .max_header_size(limits.header_bytes)
-        .max_buf_size(MAX_BUFFER.max(limits.header_bytes + 1));
+        .max_buf_size(buffer.max(limits.header_bytes + 1).max(LEAST_BUFFER));
     // A lower limit is `request::check`'s: any other number than hyper's own costs it two allocations a request.
     if limits.header_count > HYPER_FIELDS {
         builder.max_headers(limits.header_count);

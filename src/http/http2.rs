@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Buf;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -25,12 +25,14 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
+use super::account::{Account, receive_share};
 use super::activity::{Activity, Closing, Phase};
 use super::allowance::{Allowance, Flood};
 use super::io::{Lent, SharedStream};
 use super::linger;
 use super::outflow::{Due, Outflow};
 use super::piece::Backlog;
+use super::request::head_memory;
 use crate::config::plan::{Limits, ListenerPlan, Timeouts};
 use crate::stream::{ClientStream, Meter};
 use crate::task::Spawn;
@@ -38,8 +40,10 @@ use crate::timer::LazyTimer;
 
 /// Bytes that a client may send ahead on one stream.
 const STREAM_WINDOW: u32 = 256 * 1024;
-/// Bytes that a client may send ahead on a connection.
+/// Bytes that a client may send ahead on a connection, at most.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// What every client may send ahead before it knows better (RFC 9113 section 6.9.2).
+const LEAST_WINDOW: u32 = 65_535;
 /// Bytes buffered for one stream that the client does not take.
 const SEND_BUFFER: usize = 64 * 1024;
 /// What the pseudo-header fields count for in the size of a field list, beyond what HTTP/1.1 writes for them.
@@ -53,11 +57,31 @@ const H2_LIMITS: &str = "too many resets, CONTINUATION frames or DATA frames wit
 /// What the handler of one stream tells its task: the pace of the client, noted by the response body,
 /// and what the task is to do besides.
 pub struct StreamPace {
-    allowance: Rc<Allowance>,
-    backlog: Rc<Backlog>,
+    shared: Shared,
+    /// What its head has drawn; `None`: there was no room for it.
+    head: Option<usize>,
+    held: Cell<usize>,
     waiting_since: Cell<Option<Instant>>,
     stalled: Cell<bool>,
     companion: RefCell<Option<Companion>>,
+}
+
+/// What the streams of a connection share.
+#[derive(Clone)]
+struct Shared {
+    allowance: Rc<Allowance>,
+    backlog: Rc<Backlog>,
+    account: Rc<Account>,
+}
+
+impl Shared {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            allowance: Rc::new(Allowance::new(limits.http2_max_streams)),
+            backlog: Rc::default(),
+            account: Rc::new(Account::new(limits.connection_memory)),
+        }
+    }
 }
 
 /// What a stream's task does besides passing the answer on.
@@ -86,10 +110,17 @@ impl fmt::Debug for StreamPace {
 }
 
 impl StreamPace {
-    fn new(allowance: &Rc<Allowance>, backlog: &Rc<Backlog>) -> Self {
+    fn new(request: &mut Request<Incoming>, shared: &Shared) -> Self {
+        let head = head_memory(request);
+        let head = shared.account.draw_head(head).then_some(head);
+        if head.is_none() {
+            // Not kept until its task comes to say so.
+            *request.headers_mut() = HeaderMap::new();
+        }
         Self {
-            allowance: Rc::clone(allowance),
-            backlog: Rc::clone(backlog),
+            shared: shared.clone(),
+            head,
+            held: Cell::new(0),
             waiting_since: Cell::new(None),
             stalled: Cell::new(false),
             companion: RefCell::new(None),
@@ -98,7 +129,34 @@ impl StreamPace {
 
     /// What the connection's client has not made room for.
     pub fn backlog(&self) -> &Rc<Backlog> {
-        &self.backlog
+        &self.shared.backlog
+    }
+
+    /// Whether the connection holds so much that this stream is refused (`connection_memory`).
+    pub fn is_refused(&self) -> bool {
+        self.head.is_none()
+    }
+
+    /// What all streams of the connection draw from.
+    pub fn account(&self) -> &Account {
+        &self.shared.account
+    }
+
+    /// Ready once more of the answer may be read.
+    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.shared.account.poll_room(self.held.get(), cx)
+    }
+
+    /// A part of the answer was read, and waits for the client.
+    pub fn hold(&self, bytes: usize) {
+        self.held.set(self.held.get() + bytes);
+        self.shared.account.draw_answer(bytes);
+    }
+
+    /// A part of it was taken, or is thrown away.
+    pub fn let_go(&self, bytes: usize) {
+        self.held.set(self.held.get().saturating_sub(bytes));
+        self.shared.account.return_answer(bytes);
     }
 
     /// Whether the stream ends because its client took nothing for request_timeout.
@@ -108,18 +166,18 @@ impl StreamPace {
 
     /// The answer begins.
     pub fn answered(&self) {
-        self.allowance.answered();
+        self.shared.allowance.answered();
     }
 
     /// A piece of the body was handed over.
     pub fn handed_over(&self, bytes: usize) {
-        self.allowance.carried(bytes);
+        self.shared.allowance.carried(bytes);
         self.waiting_since.set(Some(Instant::now()));
     }
 
     /// So many bytes of a tunnel go out.
     pub fn carried(&self, bytes: usize) {
-        self.allowance.carried(bytes);
+        self.shared.allowance.carried(bytes);
     }
 
     /// The next piece is asked for: the client has made room.
@@ -130,6 +188,12 @@ impl StreamPace {
     /// Gives the stream's task something to do besides.
     pub fn accompany(&self, companion: Companion) {
         *self.companion.borrow_mut() = Some(companion);
+    }
+}
+
+impl Drop for StreamPace {
+    fn drop(&mut self) {
+        self.shared.account.return_head(self.head.unwrap_or(0));
     }
 }
 
@@ -165,9 +229,8 @@ where
     let ListenerPlan {
         timeouts, limits, ..
     } = plan;
-    let allowance = Rc::new(Allowance::new(limits.http2_max_streams));
-    let backlog = Rc::<Backlog>::default();
-    let mut pace = ConnectionPace::new(activity, stream.meter(), plan, &backlog);
+    let shared = Shared::new(limits);
+    let mut pace = ConnectionPace::new(activity, stream.meter(), plan, &shared.backlog);
     let fresh: Rc<RefCell<Option<Rc<StreamPace>>>> = Rc::default();
     let tasks = Tasks {
         spawn,
@@ -175,15 +238,15 @@ where
         sender: Rc::default(),
         limit: timeouts.request,
     };
-    let service = service_fn(|request| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         activity.exchange_began();
-        let pace = Rc::new(StreamPace::new(&allowance, &backlog));
+        let pace = Rc::new(StreamPace::new(&mut request, &shared));
         *fresh.borrow_mut() = Some(Rc::clone(&pace));
         // Boxed at once: hyper moves it several times before it runs.
         Box::pin(handle(request, pace))
     });
-    let (shared, lent) = SharedStream::lend(stream, Rc::clone(&allowance));
-    let mut http = Box::pin(builder(tasks, limits).serve_connection(TokioIo::new(shared), service));
+    let (io, lent) = SharedStream::lend(stream, Rc::clone(&shared.allowance));
+    let mut http = Box::pin(builder(tasks, limits).serve_connection(TokioIo::new(io), service));
     let mut timer = LazyTimer::new();
     let mut told_at: Option<Instant> = None;
     let ending = poll_fn(|cx| {
@@ -343,10 +406,12 @@ impl<'a> ConnectionPace<'a> {
 
 fn builder(tasks: Tasks, limits: &Limits) -> http2::Builder<Tasks> {
     let mut builder = http2::Builder::new(tasks);
+    let share = u32::try_from(receive_share(limits.connection_memory)).unwrap_or(u32::MAX);
+    let window = share.clamp(LEAST_WINDOW, CONNECTION_WINDOW);
     builder
         .max_concurrent_streams(limits.http2_max_streams)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW.min(window))
+        .initial_connection_window_size(window)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(list_size(limits))
         .keep_alive_interval(None)

@@ -1,6 +1,7 @@
 //! The room of the client's protocol: how connections live and end as HTTP/1 and HTTP/2, which
 //! requests are well formed, and the answers that lockgate makes itself.
 
+pub mod account;
 pub mod activity;
 pub mod allowance;
 mod gather;

@@ -10,6 +10,8 @@ use std::rc::Rc;
 use bytes::{Buf, Bytes};
 use tokio::time::Instant;
 
+use super::http2::StreamPace;
+
 /// What the client of a connection has not made room for.
 #[derive(Debug, Default)]
 pub struct Backlog {
@@ -38,11 +40,20 @@ impl Backlog {
     }
 }
 
+/// Whether min_rate applies to an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rated {
+    /// It does.
+    Yes,
+    /// It is gRPC's.
+    No,
+}
+
 /// A piece of an answer.
 #[derive(Debug)]
 pub struct Piece {
     bytes: Bytes,
-    backlog: Option<Rc<Backlog>>,
+    stream: Option<(Rc<StreamPace>, Rated)>,
 }
 
 impl Piece {
@@ -50,16 +61,27 @@ impl Piece {
     pub fn new(bytes: Bytes) -> Self {
         Self {
             bytes,
-            backlog: None,
+            stream: None,
         }
     }
 
-    /// A piece that counts as long as it is not taken.
-    pub fn counted(bytes: Bytes, backlog: &Rc<Backlog>) -> Self {
-        backlog.add(bytes.len());
+    /// A piece of what a stream holds; it counts as long as it is not taken.
+    pub fn of(bytes: Bytes, stream: &Rc<StreamPace>, rated: Rated) -> Self {
+        if rated == Rated::Yes {
+            stream.backlog().add(bytes.len());
+        }
         Self {
             bytes,
-            backlog: Some(Rc::clone(backlog)),
+            stream: Some((Rc::clone(stream), rated)),
+        }
+    }
+
+    fn taken(&self, count: usize) {
+        if let Some((stream, rated)) = &self.stream {
+            stream.let_go(count);
+            if *rated == Rated::Yes {
+                stream.backlog().remove(count);
+            }
         }
     }
 }
@@ -79,17 +101,13 @@ impl Buf for Piece {
 
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
-        if let Some(backlog) = &self.backlog {
-            backlog.remove(count);
-        }
+        self.taken(count);
     }
 }
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        if let Some(backlog) = &self.backlog {
-            backlog.remove(self.bytes.len());
-        }
+        self.taken(self.bytes.len());
     }
 }
 
@@ -98,18 +116,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_piece_counts_until_it_is_taken_or_dropped() {
-        let backlog = Rc::new(Backlog::default());
-        let mut piece = Piece::counted(Bytes::from_static(b"twelve bytes"), &backlog);
-        let other = Piece::counted(Bytes::from_static(b"four"), &backlog);
+    fn a_backlog_lasts_from_its_first_byte_to_its_last() {
+        let backlog = Backlog::default();
+        backlog.add(12);
         let since = backlog.since();
         assert!(since.is_some());
-        piece.advance(12);
-        assert_eq!((backlog.bytes.get(), backlog.since()), (4, since));
-        drop(piece);
-        drop(other);
-        assert_eq!((backlog.bytes.get(), backlog.since()), (0, None));
-        drop(Piece::counted(Bytes::new(), &backlog));
+        backlog.add(4);
+        backlog.remove(12);
+        assert_eq!(backlog.since(), since);
+        backlog.remove(4);
+        assert_eq!(backlog.since(), None);
+        backlog.add(0);
         assert_eq!(backlog.since(), None);
     }
 }

@@ -71,6 +71,20 @@ fn check_sizes(parts: &Parts, limits: &Limits) -> Result<(), Failure> {
     Ok(())
 }
 
+/// How much memory a head takes, about.
+pub fn head_memory<B>(request: &http::Request<B>) -> usize {
+    let target = request.uri().path_and_query();
+    let target = target.map_or(0, |target| target.as_str().len());
+    let fields = request.headers().iter();
+    let text: usize = fields
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    target + text + request.headers().len() * FIELD_MEMORY
+}
+
+/// What a field takes in a `HeaderMap` besides its text.
+const FIELD_MEMORY: usize = size_of::<(http::HeaderName, HeaderValue)>() + 40;
+
 /// How long a head is, or would be, on the wire of HTTP/1.1.
 pub fn head_length(parts: &Parts) -> usize {
     let target = parts

@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
+use http_body_util::BodyExt;
 use hyper::body::Frame;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use crate::support::backend::Backend;
 use crate::support::client::{empty, full, request, streamed};
@@ -524,4 +526,120 @@ fn cpu_ticks(pid: u32) -> u64 {
         .split_whitespace()
         .collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[tokio::test]
+async fn heads_that_the_connection_has_no_memory_for_are_refused_and_the_log_says_so() {
+    let mut gate = Gate::new().await;
+    let running = Proxy::to(&gate.backend)
+        .limits("connection_memory = 65536\nheader_count = 1000")
+        .run()
+        .await;
+    let mut client = Frames::begin(running.tls(&["h2"]).await).await;
+    // Bytes that grow (attacks.md row 20): a field of the static table, named by one byte, many times.
+    let bomb = [&[0x82, 0x87, 0x84, 0x01, 9][..], b"localhost", &[0x90; 100]].concat();
+    let mut refused = 0;
+    for stream in (1..80).step_by(2) {
+        client.send(frames::HEADERS, 5, stream, &bomb).await;
+    }
+    while refused < 30 {
+        let frame = client.next().await.expect("the connection ended");
+        if frame.kind == frames::RST_STREAM {
+            assert_eq!(frame.payload, [0, 0, 0, 7], "REFUSED_STREAM");
+            refused += 1;
+        }
+    }
+    gate.asked().await;
+    let line = running
+        .wait_for_access(|line| line["cause"] == "connection_memory")
+        .await;
+    assert_eq!(line["status"], 503, "{line}");
+    // Answered, they give their memory back.
+    for _ in 0..10 {
+        gate.open();
+    }
+    let mut answered = 0;
+    while answered == 0 {
+        let frame = client.next().await.expect("the connection ended");
+        answered += usize::from(frame.ends_stream());
+    }
+    gate.open();
+    client.get_whole(81, "/").await;
+}
+
+#[tokio::test]
+async fn streams_that_are_not_read_hold_no_more_than_the_connection_may() {
+    let backend = endless().await;
+    let running = Proxy::to(&backend)
+        .server("workers = 1")
+        .limits("connection_memory = 262144")
+        .run()
+        .await;
+    let mut client = Frames::begin(running.tls(&["h2"]).await).await;
+    client.get(1, "/").await;
+    client.wait_for(frames::DATA, 1).await;
+    let before = resident(running.pid());
+    // The windows of the other streams stay at 64 KiB, the connection's is used up (attacks.md row 21).
+    for stream in (3..255).step_by(2) {
+        client.get(stream, "/").await;
+    }
+    for stream in (3..255).step_by(2) {
+        client.wait_for(frames::HEADERS, stream).await;
+    }
+    let ticks = cpu_ticks(running.pid());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let grown = resident(running.pid()).saturating_sub(before);
+    // 126 streams, each with its state and its connection to the backend; what they hold of answers would
+    // be 16 MiB and more.
+    assert!(grown < 8 * 1024, "{grown} KiB");
+    let spent = cpu_ticks(running.pid()) - ticks;
+    assert!(spent < 50, "{spent} ticks of 10 ms: it spins");
+}
+
+/// The resident memory of a process in KiB (proc(5)).
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let number = line.unwrap().split_whitespace().nth(1);
+    number.unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn answers_in_parallel_arrive_whole_where_memory_is_short() {
+    let content = vec![b'x'; 300_000];
+    let whole = content.clone();
+    let backend = Backend::answering(move |_| {
+        let head =
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 300000\r\n\r\n";
+        [head.as_bytes(), &content].concat()
+    })
+    .run()
+    .await;
+    let running = Proxy::to(&backend)
+        .limits("connection_memory = 65536")
+        .run()
+        .await;
+    let connector = running.tls(&["h2"]).await;
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(connector))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let mut answers = tokio::task::JoinSet::new();
+    for number in 0..40 {
+        let mut sender = sender.clone();
+        answers.spawn(async move {
+            let encoding = if number % 2 == 0 { "gzip" } else { "identity" };
+            let request = Request::get("https://localhost/")
+                .header("accept-encoding", encoding)
+                .body(empty())
+                .unwrap();
+            let answer = sender.send_request(request).await.unwrap();
+            answer.into_body().collect().await.unwrap().to_bytes()
+        });
+    }
+    let all = within("all answers come", answers.join_all()).await;
+    let plain = all.iter().filter(|body| **body == whole).count();
+    assert_eq!(plain, 20);
+    assert!(all.iter().all(|body| !body.is_empty()));
 }

@@ -38,6 +38,7 @@ pub struct Download {
     limit: Duration,
     waiting_since: Option<Instant>,
     room: usize,
+    most_room: usize,
 }
 
 /// The body of an answer.
@@ -94,10 +95,17 @@ pub fn begin(
         limit,
         waiting_since: None,
         room: LEAST_ROOM,
+        most_room: MOST_ROOM,
     })))
 }
 
 impl Download {
+    /// Reads no more at once than so many bytes.
+    pub fn limit_room(&mut self, most: usize) {
+        self.most_room = most;
+        self.room = self.room.min(most);
+    }
+
     /// Whether the request was not sent whole when its answer came.
     pub fn is_early(&self) -> bool {
         !self.upload.is_done()
@@ -161,7 +169,7 @@ impl Download {
                 Poll::Ready(Ok(n)) => {
                     self.waiting_since = None;
                     self.room = if n >= self.room {
-                        (self.room * 2).min(MOST_ROOM)
+                        (self.room * 2).min(self.most_room)
                     } else {
                         self.room
                     };

@@ -290,6 +290,8 @@ pub(super) struct LimitsDocument {
     pub(super) body_bytes: Field<i64>,
     /// `min_rate`
     pub(super) min_rate: Field<i64>,
+    /// `connection_memory`
+    pub(super) connection_memory: Field<i64>,
     /// `http2_max_streams`
     pub(super) http2_max_streams: Field<i64>,
     /// `requests_per_connection`
@@ -503,6 +505,7 @@ fn read_limits(table: &mut Reader<'_, '_>) -> LimitsDocument {
         header_count: table.leaf("header_count"),
         body_bytes: table.leaf("body_bytes"),
         min_rate: table.leaf("min_rate"),
+        connection_memory: table.leaf("connection_memory"),
         http2_max_streams: table.leaf("http2_max_streams"),
         requests_per_connection: table.leaf("requests_per_connection"),
     }

@@ -19,12 +19,18 @@ impl Resolver<'_> {
             defaults::REQUESTS_PER_CONNECTION,
         );
         let min_rate = self.number("min_rate", &written.min_rate, defaults::MIN_RATE);
+        let connection_memory = self.number(
+            "connection_memory",
+            &written.connection_memory,
+            defaults::CONNECTION_MEMORY,
+        );
+        let header_bytes = self.number(
+            "header_bytes",
+            &written.header_bytes,
+            defaults::HEADER_BYTES,
+        );
         Limits {
-            header_bytes: self.number(
-                "header_bytes",
-                &written.header_bytes,
-                defaults::HEADER_BYTES,
-            ),
+            header_bytes: header_bytes.min(connection_memory / 4),
             header_line_bytes: self.number(
                 "header_line_bytes",
                 &written.header_line_bytes,
@@ -37,6 +43,7 @@ impl Resolver<'_> {
             ),
             body_bytes: self.number("body_bytes", &written.body_bytes, defaults::BODY_BYTES),
             min_rate: NonZeroU64::new(min_rate),
+            connection_memory,
             http2_max_streams: self.number(
                 "http2_max_streams",
                 &written.http2_max_streams,

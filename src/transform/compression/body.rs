@@ -47,6 +47,11 @@ const ZSTD_LEVEL: u8 = 3;
 /// zstd's window, as a power of two: at most Brotli's, and for short content no more than it needs.
 const ZSTD_WINDOW: std::ops::RangeInclusive<u32> = 10..=18;
 
+/// What an encoder of a large body holds, about.
+const BROTLI_MEMORY: usize = 1024 * 1024;
+const GZIP_MEMORY: usize = 320 * 1024;
+const ZSTD_MEMORY: usize = 1024 * 1024;
+
 /// How many gzip encoders a thread keeps for its next responses.
 const IDLE_ENCODERS: usize = 8;
 
@@ -104,6 +109,16 @@ where
             rest: Bytes::new(),
             output: Vec::new(),
             taken: 0,
+        }
+    }
+
+    /// Bytes that it holds for long, besides the content: a small body's compressor comes and goes.
+    pub fn memory(&self) -> usize {
+        match self.coding.algorithm {
+            _ if self.coding.is_small() => 0,
+            Algorithm::Brotli => BROTLI_MEMORY,
+            Algorithm::Gzip => GZIP_MEMORY,
+            Algorithm::Zstd => ZSTD_MEMORY,
         }
     }
 

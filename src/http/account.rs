@@ -1,0 +1,194 @@
+//! What one HTTP/2 connection makes us hold (`connection_memory`): the heads of its requests, the parts
+//! of its answers that are not taken yet, and compressors. One account, from which all its streams draw.
+//!
+//! Back-pressure comes first: an answer whose client takes nothing is not read on, and a compressor is
+//! waited for. A head cannot wait, so its stream is refused. Every stream may hold one piece of its answer
+//! in any case, and a connection one compressor, so that nothing waits for ever.
+//!
+//! HTTP/1 has one exchange at a time, whose buffers are made no larger than its share.
+
+use std::cell::{Cell, RefCell};
+use std::task::{Context, Poll, Waker};
+
+/// The part of `connection_memory` that a client may fill with what it sends: the other parts are this account's.
+const RECEIVED: usize = 4;
+/// The least and the most that is read at once of an answer.
+const LEAST_ROOM: usize = 4 * 1024;
+const MOST_ROOM: usize = 128 * 1024;
+
+/// What a client may send ahead, of `connection_memory`.
+pub fn receive_share(memory: usize) -> usize {
+    memory / RECEIVED
+}
+
+/// An account.
+#[derive(Debug)]
+pub struct Account {
+    limit: usize,
+    heads: Cell<usize>,
+    answers: Cell<usize>,
+    compressors: Cell<usize>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+impl Account {
+    /// For a connection that may make us hold so many bytes.
+    pub fn new(memory: usize) -> Self {
+        Self {
+            limit: memory - receive_share(memory),
+            heads: Cell::new(0),
+            answers: Cell::new(0),
+            compressors: Cell::new(0),
+            waiting: RefCell::default(),
+        }
+    }
+
+    /// What is left. Compressors never take all of it.
+    fn left(&self) -> usize {
+        let compressors = self.compressors.get().min(self.limit / 2);
+        let used = self.heads.get() + self.answers.get() + compressors;
+        self.limit.saturating_sub(used)
+    }
+
+    /// Draws a head, if there is room for it.
+    pub fn draw_head(&self, bytes: usize) -> bool {
+        let fits = bytes <= self.left();
+        if fits {
+            self.heads.set(self.heads.get() + bytes);
+        }
+        fits
+    }
+
+    /// Gives a head back.
+    pub fn return_head(&self, bytes: usize) {
+        give_back(&self.heads, bytes);
+        self.wake();
+    }
+
+    /// How much may be read at once of an answer that shares the connection with others.
+    pub fn room(&self, exchanges: usize) -> usize {
+        (self.left() / exchanges.max(1)).clamp(LEAST_ROOM, MOST_ROOM)
+    }
+
+    /// Ready once more of an answer may be read, of which `held` bytes wait for the client.
+    pub fn poll_room(&self, held: usize, cx: &mut Context<'_>) -> Poll<()> {
+        if held == 0 || self.left() >= LEAST_ROOM {
+            return Poll::Ready(());
+        }
+        self.wait(cx)
+    }
+
+    /// Draws a part of an answer.
+    pub fn draw_answer(&self, bytes: usize) {
+        self.answers.set(self.answers.get() + bytes);
+    }
+
+    /// Gives a part of an answer back: the client has taken it.
+    pub fn return_answer(&self, bytes: usize) {
+        give_back(&self.answers, bytes);
+        self.wake();
+    }
+
+    /// Draws a compressor, once there is room for it or no other.
+    pub fn poll_compressor(&self, bytes: usize, cx: &mut Context<'_>) -> Poll<()> {
+        let others = self.compressors.get();
+        let used = self.heads.get() + self.answers.get() + others;
+        if others > 0 && used + bytes > self.limit {
+            return self.wait(cx);
+        }
+        self.compressors.set(others + bytes);
+        Poll::Ready(())
+    }
+
+    /// Gives a compressor back.
+    pub fn return_compressor(&self, bytes: usize) {
+        give_back(&self.compressors, bytes);
+        self.wake();
+    }
+
+    fn wait(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn wake(&self) {
+        if !self.waiting.borrow().is_empty() {
+            for waker in self.waiting.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+fn give_back(drawn: &Cell<usize>, bytes: usize) {
+    drawn.set(drawn.get().saturating_sub(bytes));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: usize = 768 * 1024;
+
+    fn account() -> Account {
+        Account::new(1024 * 1024)
+    }
+
+    fn context() -> Context<'static> {
+        Context::from_waker(Waker::noop())
+    }
+
+    #[test]
+    fn heads_are_drawn_to_the_last_byte_and_given_back() {
+        let account = account();
+        assert!(account.draw_head(LIMIT - 10));
+        assert!(account.draw_head(10));
+        assert!(!account.draw_head(1));
+        account.return_head(10);
+        assert!(account.draw_head(10));
+    }
+
+    #[test]
+    fn an_answer_waits_once_all_is_drawn_unless_it_holds_nothing() {
+        let account = account();
+        account.draw_answer(LIMIT - LEAST_ROOM);
+        assert!(account.poll_room(1, &mut context()).is_ready());
+        account.draw_answer(1);
+        assert!(account.poll_room(1, &mut context()).is_pending());
+        assert!(account.poll_room(0, &mut context()).is_ready());
+        account.return_answer(1);
+        assert!(account.poll_room(1, &mut context()).is_ready());
+    }
+
+    #[test]
+    fn what_is_read_at_once_shrinks_with_what_is_left_and_with_company() {
+        let account = account();
+        assert_eq!(account.room(1), MOST_ROOM);
+        assert_eq!(account.room(128), 6 * 1024);
+        account.draw_answer(LIMIT);
+        assert_eq!(account.room(1), LEAST_ROOM);
+    }
+
+    #[test]
+    fn there_is_always_one_compressor_and_more_where_they_fit() {
+        let account = account();
+        assert!(
+            account
+                .poll_compressor(2 * LIMIT, &mut context())
+                .is_ready()
+        );
+        assert!(account.poll_compressor(1, &mut context()).is_pending());
+        // It leaves half to the others.
+        assert!(account.draw_head(LIMIT / 2));
+        assert!(!account.draw_head(1));
+        account.return_compressor(2 * LIMIT);
+        assert!(
+            account
+                .poll_compressor(LIMIT / 2, &mut context())
+                .is_ready()
+        );
+    }
+}
