@@ -21,6 +21,7 @@ fn record(backend: &BackendAddr) -> Record<'_> {
         ssl_protocol: Some("TLSv1.3"),
         ssl_cipher: Some("TLS_AES_128_GCM_SHA256"),
         ssl_session_reused: Some("."),
+        ssl_client_verify: None,
         server_name: Some("shop.example.com"),
         request: RequestFacts {
             version: Some(Version::HTTP_2),

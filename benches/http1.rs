@@ -80,6 +80,7 @@ fn request_head(c: &mut Criterion) {
         target: b"/index.html?page=2",
         host: &host,
         version: BackendVersion::Http11,
+        verbatim: &[],
         headers: &headers,
         framing: BodyFraming::None,
         connection: ConnectionIntent::KeepAlive,

@@ -16,6 +16,7 @@ use http_body_util::Full;
 
 use lockgate::addr::ClientAddr;
 use lockgate::config::client::{ClientIpSettings, PeerTrust, Trusted};
+use lockgate::config::defaults;
 use lockgate::config::plan::{
     Algorithm, CompressionSettings, ForwardedFor, HeadersPlan, Switch, UnknownLength,
 };
@@ -58,7 +59,7 @@ fn headers(c: &mut Criterion) {
         x_forwarded_host: Switch::On,
         x_forwarded_client_srcport: Switch::On,
         slb_id: Switch::On,
-        request_id: Switch::Off,
+        ..defaults::HEADERS
     };
     let peer = ClientAddr::new("10.0.0.3:4711".parse().unwrap());
     let forwarded =

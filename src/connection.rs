@@ -21,7 +21,8 @@ use crate::http::activity::{Activity, Closing};
 use crate::http::tunnel;
 use crate::listener::{Current, Listener, Live};
 use crate::telemetry::writer::AccessLogHandle;
-use crate::tls::facts::TlsFacts;
+use crate::tls::facts::{Client, ClientCertificate, TlsFacts};
+use crate::transform::client_cert::CertificateValues;
 use crate::transform::forwarded::ClientValues;
 
 /// A client's connection.
@@ -82,13 +83,18 @@ impl Connection {
     ) -> Rc<Self> {
         Rc::new(Self {
             client,
-            values: ClientValues::new(client),
+            values: values(client, tls.as_ref()),
             tls,
             activity,
             view: RefCell::new(view),
             home,
             tunnel: RefCell::new(None),
         })
+    }
+
+    /// Whether the certificate that the client was shown covers a host, where that counts (alb.md decision 12).
+    pub fn is_shown_for(&self, host: &str) -> bool {
+        self.tls.as_ref().is_none_or(|tls| tls.is_shown_for(host))
     }
 
     /// What the next request is served from: the current generation, unless the listener is gone from it, or
@@ -167,4 +173,18 @@ impl Tunnel {
         }
         carried.ending
     }
+}
+
+/// What all requests of a connection say of their client.
+fn values(client: ClientAddr, tls: Option<&TlsFacts>) -> ClientValues {
+    let values = ClientValues::new(client);
+    let Some(tls) = tls else { return values };
+    let certificate = match &tls.client {
+        Client::Unasked | Client::Anonymous => None,
+        Client::Certified(certificate) => {
+            let ClientCertificate { chain, verdict } = &**certificate;
+            Some(CertificateValues::new(Arc::clone(chain), verdict.text()))
+        }
+    };
+    values.with_tls(tls.protocol, tls.cipher_suite, certificate)
 }

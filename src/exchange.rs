@@ -243,6 +243,7 @@ fn blank<'a>(
         ssl_protocol: tls.map(|tls| tls.protocol),
         ssl_cipher: tls.map(|tls| tls.cipher_suite),
         ssl_session_reused: tls.map(|tls| tls.session.reused()),
+        ssl_client_verify: tls.and_then(|tls| tls.client.verify()),
         server_name: tls.and_then(|tls| tls.server_name.as_deref()),
         request: RequestFacts::default(),
         request_length: 0,

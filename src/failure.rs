@@ -40,6 +40,8 @@ pub enum Failure {
     HostInvalid,
     /// The request has passed here before, or too many load balancers.
     LoopDetected,
+    /// The certificate that the client was shown does not cover the request's host.
+    MisdirectedRequest,
     /// The path holds a dot segment, a backslash or `%00`.
     PathUnsafe,
     /// A field line is longer than header_line_bytes.
@@ -93,6 +95,7 @@ impl Failure {
         Self::RequestMalformed,
         Self::HostInvalid,
         Self::LoopDetected,
+        Self::MisdirectedRequest,
         Self::PathUnsafe,
         Self::FieldTooLong,
         Self::HeadTooLarge,
@@ -135,6 +138,7 @@ impl Failure {
             | Self::FieldTooLong
             | Self::PlainHttp => StatusCode::BAD_REQUEST,
             Self::LoopDetected => loop_detected(),
+            Self::MisdirectedRequest => StatusCode::MISDIRECTED_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -165,6 +169,7 @@ impl Failure {
             Self::RequestMalformed => "request_malformed",
             Self::HostInvalid => "host_invalid",
             Self::LoopDetected => "loop_detected",
+            Self::MisdirectedRequest => "misdirected_request",
             Self::PathUnsafe => "path_unsafe",
             Self::FieldTooLong => "field_too_long",
             Self::HeadTooLarge => "head_too_large",
@@ -215,7 +220,9 @@ impl Failure {
             | Self::TransferCodingUnknown
             | Self::PlainHttp
             | Self::VersionUnsupported => "http_request_error",
-            Self::MethodRefused | Self::ProtocolUnknown => "http_request_denied",
+            Self::MethodRefused | Self::MisdirectedRequest | Self::ProtocolUnknown => {
+                "http_request_denied"
+            }
             Self::LoopDetected => "proxy_loop_detected",
             Self::EncoderFailed => "proxy_internal_error",
         }
@@ -233,6 +240,7 @@ impl Failure {
             | Self::BackendReset
             | Self::ProtocolUnknown
             | Self::LoopDetected
+            | Self::MisdirectedRequest
             | Self::ResponseTimeout => AfterFailure::Keep,
             // After CONNECT, a client may already be sending what was meant for its tunnel.
             Self::MethodRefused

@@ -7,16 +7,18 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::addr::{ClientAddr, ClientIp};
 use crate::backend::group::{Group, SharedGroup};
+use crate::backend::http1::upload::CleanTrailers;
 use crate::config::client::ClientIpPlan;
 use crate::config::plan::{GroupId, ListenAddress, ListenerPlan, ListenerProtocol, Switch};
 use crate::task::Spawn;
 use crate::tls::{ListenerTls, Terms};
 use crate::transform::client_ip;
 use crate::transform::forwarded::{ForwardedHeaders, Proto};
+use crate::transform::hop_by_hop;
 use crate::transform::loops::{LoopGuard, Place};
 use crate::transform::request_id::Sender;
 
@@ -68,13 +70,19 @@ pub struct Listener {
     pub forwarded: ForwardedHeaders,
     /// What finds requests that come by again, if that is wanted.
     pub loops: Option<LoopGuard>,
+    own_names: Option<Arc<[HeaderName]>>,
     /// How its connections are secured, if they are.
     pub tls: Option<ListenerTls>,
 }
 
 impl Listener {
     /// A listener as planned, secured by `tls`.
-    pub fn new(plan: ListenerPlan, slb_id: HeaderValue, tls: Option<ListenerTls>) -> Arc<Self> {
+    pub fn new(
+        plan: ListenerPlan,
+        slb_id: HeaderValue,
+        own_names: Option<Arc<[HeaderName]>>,
+        tls: Option<ListenerTls>,
+    ) -> Arc<Self> {
         let key = ListenerKey::of(&plan);
         let place = Place {
             instance_id: slb_id.as_bytes(),
@@ -89,11 +97,26 @@ impl Listener {
         Arc::new(Self {
             key,
             name: plan.name.as_str().into(),
-            forwarded: ForwardedHeaders::new(plan.headers, key.proto, plan.port, slb_id),
+            forwarded: ForwardedHeaders::new(plan.headers.clone(), key.proto, plan.port, slb_id),
+            own_names,
             plan,
             loops,
             tls,
         })
+    }
+
+    /// Names that users gave to headers of identity, on any listener of the generation: clients may not send
+    /// them, and they are written as they stand.
+    pub fn own_names(&self) -> &[HeaderName] {
+        self.own_names.as_deref().unwrap_or_default()
+    }
+
+    /// What trailers of its clients go through.
+    pub fn clean_trailers(&self) -> CleanTrailers {
+        CleanTrailers {
+            clean: hop_by_hop::clean_request_trailers,
+            own_names: self.own_names.clone(),
+        }
     }
 
     /// What its connections are admitted under: whoever was admitted under other terms is not served by it.

@@ -192,12 +192,14 @@ async fn forward(
 ) -> Result<Answer, Failure> {
     let limits = &view.listener.plan.limits;
     let host = request::check(parts, limits)?;
+    is_for_us(host.as_ref(), connection)?;
     let group = view.live.group(view.listener.plan.group);
     suits(parts, group.shared.protocol)?;
     let expectation = request::expects_continue(parts.version, &mut parts.headers)?;
     let upgrade = websocket(parts, &body)?;
     let framing = framing(parts, &body);
     hop_by_hop::clean_request(&mut parts.headers);
+    hop_by_hop::remove_names(&mut parts.headers, view.listener.own_names());
     let bridge = bridge(parts)?;
     let received = host.as_ref().map(|host| &host.received);
     introduce(&mut parts.headers, received, connection, view, exchange)?;
@@ -214,6 +216,7 @@ async fn forward(
             _ => BackendVersion::Http11,
         },
         headers: &parts.headers,
+        verbatim: view.listener.own_names(),
         upgrade: upgrade.as_ref(),
         framing,
         expectation: match expectation {
@@ -221,7 +224,7 @@ async fn forward(
             Continue::No => Expectation::None,
         },
         body_limit: limits.body_bytes,
-        clean_trailers: hop_by_hop::clean_trailers,
+        clean_trailers: view.listener.clean_trailers(),
         timeout: view.listener.plan.timeouts.request,
         inflow: Inflow::new(limits.min_rate, connection.activity.meter()),
     };
@@ -260,6 +263,14 @@ fn introduce(
     }
     listener.forwarded.apply(headers, host, &connection.values);
     Ok(())
+}
+
+/// Whether a request's host is one that the client was shown a certificate for, where that counts.
+fn is_for_us(host: Option<&Host>, connection: &Connection) -> Result<(), Failure> {
+    match host {
+        Some(host) if !connection.is_shown_for(host.name()) => Err(Failure::MisdirectedRequest),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// A gRPC group is asked by HTTP/2 and knows no WebSocket.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -42,6 +42,8 @@ pub struct Outgoing<'a> {
     pub version: BackendVersion,
     /// All other fields.
     pub headers: &'a HeaderMap,
+    /// Names that are written as they stand.
+    pub verbatim: &'a [HeaderName],
     /// The protocol that the client wants to change to.
     pub upgrade: Option<&'a HeaderValue>,
     /// How the body is framed.
@@ -297,7 +299,7 @@ async fn run(
         outgoing.framing,
         outgoing.expectation,
         outgoing.body_limit,
-        outgoing.clean_trailers,
+        outgoing.clean_trailers.clone(),
     );
     let kind = if outgoing.method == Method::HEAD {
         RequestKind::Head
@@ -362,6 +364,7 @@ fn write_head(outgoing: &Outgoing<'_>, member: &Member, out: &mut Vec<u8>) {
             target: outgoing.target,
             host,
             version: outgoing.version,
+            verbatim: outgoing.verbatim,
             headers: outgoing.headers,
             framing: outgoing.framing,
             connection,

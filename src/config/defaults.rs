@@ -7,10 +7,11 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use crate::config::client::PeerTrust;
+use crate::config::client_auth::{ClientAuthMode, ClientCertPlan, FingerprintHash, NamedHeader};
 use crate::config::plan::{
-    AccessLogPlan, Algorithm, ClientAuthMode, CompressionSettings, ForwardedFor, GroupProtocol,
-    HeadersPlan, Http2, Limits, ListenAddress, LogFormat, LogPlan, LogTarget, SecretPlan,
-    ServerPlan, Switch, Timeouts, UnknownLength, UnknownName, Workers,
+    AccessLogPlan, Algorithm, CompressionSettings, ForwardedFor, GroupProtocol, HeadersPlan, Http2,
+    Limits, ListenAddress, LogFormat, LogPlan, LogTarget, SecretPlan, ServerPlan, Switch, Timeouts,
+    UnknownLength, UnknownName, Workers,
 };
 use crate::config::tls_policy::SystemPolicy;
 use crate::config::value;
@@ -127,8 +128,64 @@ pub const HEADERS: HeadersPlan = HeadersPlan {
     x_forwarded_client_srcport: Switch::Off,
     slb_id: Switch::Off,
     request_id: Switch::Off,
+    tls_protocol: Switch::Off,
+    tls_cipher: Switch::Off,
+    client_cert: ClientCertPlan {
+        subject_dn: NamedHeader::Off,
+        issuer_dn: NamedHeader::Off,
+        fingerprint: NamedHeader::Off,
+        fingerprint_hash: FingerprintHash::Sha1,
+        client_verify: NamedHeader::Off,
+        rfc9440: Switch::Off,
+    },
 };
 
+/// The longest name of a user's own for a header of `client_cert_*` (alb.md 1.4).
+pub const HEADER_NAME_LENGTH: usize = 40;
+/// The documented names that such a header may not have (alb.md 1.4).
+pub const FORBIDDEN_HEADER_NAMES: [&str; 18] = [
+    "slb-id",
+    "slb-ip",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-eip",
+    "x-forwarded-port",
+    "x-forwarded-client-srcport",
+    "x-forwarded-host",
+    "connection",
+    "upgrade",
+    "content-length",
+    "transfer-encoding",
+    "keep-alive",
+    "te",
+    "host",
+    "cookie",
+    "remoteip",
+    "authority",
+];
+/// Further names that it may not have: of headers that lockgate sets itself, and of those that belong to one
+/// hop or say how a message is read (alb.md 1.4, "Proposed").
+pub const OWN_HEADER_NAMES: [&str; 19] = [
+    "ali-cdn-real-ip",
+    "alicloud-alb-trace",
+    "client-cert",
+    "client-cert-chain",
+    "content-encoding",
+    "content-type",
+    "expect",
+    "http2-settings",
+    "proxy",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "traceparent",
+    "tracestate",
+    "trailer",
+    "x-forwarded-tls-cipher",
+    "x-forwarded-tls-protocol",
+    "x-real-ip",
+    "x-request-id",
+];
 /// `header_bytes`: 64 KiB (config.toml; answered 431, alb.md decision 18); bounds ours.
 pub const HEADER_BYTES: Rule<usize> = Rule {
     default: 64 * 1024,

@@ -179,17 +179,16 @@ pub(super) const HEADERS: Keys = Keys {
         "x_forwarded_client_srcport",
         "slb_id",
         "request_id",
+        "tls_protocol",
+        "tls_cipher",
+        "client_cert_subject_dn",
+        "client_cert_issuer_dn",
+        "client_cert_fingerprint",
+        "client_cert_client_verify",
+        "client_cert_fingerprint_hash",
+        "client_cert_rfc9440",
     ],
-    not_yet: &[
-        ("tls_protocol", Off::False),
-        ("tls_cipher", Off::False),
-        ("client_cert_subject_dn", Off::False),
-        ("client_cert_issuer_dn", Off::False),
-        ("client_cert_fingerprint", Off::False),
-        ("client_cert_client_verify", Off::False),
-        ("client_cert_fingerprint_hash", Off::Text("sha1")),
-        ("client_cert_rfc9440", Off::False),
-    ],
+    not_yet: &[],
 };
 
 /// `[listener.limits]`

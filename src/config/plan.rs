@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::addr::BackendAddr;
 use crate::config::client::{AccessPlan, ClientIpPlan, ProxyProtocol};
+use crate::config::client_auth::{ClientAuthPlan, ClientCertPlan};
 use crate::config::tls_policy::TlsPolicy;
 
 pub use crate::config::process::{
@@ -173,46 +174,6 @@ pub struct HttpsPlan {
     pub client_auth: ClientAuthPlan,
 }
 
-/// `[listener.client_auth]`: whether clients are asked for a certificate (alb.md 5.5).
-#[derive(Clone, Debug, PartialEq)]
-pub enum ClientAuthPlan {
-    /// They are not.
-    Off,
-    /// They are.
-    On(ClientAuthSettings),
-}
-
-/// Whose certificates are taken.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ClientAuthSettings {
-    /// `mode`
-    pub mode: ClientAuthMode,
-    /// `ca`: whom certificates must come from; empty only under [`ClientAuthMode::OptionalNoCa`].
-    pub ca: Vec<FilePlan>,
-    /// `crl`: lists of revoked certificates; once there is one, every issuer needs one.
-    pub crl: Vec<FilePlan>,
-}
-
-/// What becomes of clients without a certificate, and of those whose certificate does not verify.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientAuthMode {
-    /// `required`: both are refused.
-    Required,
-    /// `optional`: the former are served, the latter refused.
-    Optional,
-    /// `optional_no_ca`: both are served, and backends are told.
-    OptionalNoCa,
-}
-
-/// A file that is read when the plan is built.
-#[derive(Clone, Debug, PartialEq)]
-pub struct FilePlan {
-    /// Absolute, as seen from the configuration file's folder.
-    pub path: PathBuf,
-    /// Where it was written.
-    pub origin: Origin,
-}
-
 /// What becomes of clients that name no host, or one that no certificate covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnknownName {
@@ -302,7 +263,7 @@ pub enum UnknownLength {
 }
 
 /// `[listener.headers]`: what is added to requests for the backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeadersPlan {
     /// `x_forwarded_for`
     pub x_forwarded_for: ForwardedFor,
@@ -318,6 +279,12 @@ pub struct HeadersPlan {
     pub slb_id: Switch,
     /// `request_id`
     pub request_id: Switch,
+    /// `tls_protocol`
+    pub tls_protocol: Switch,
+    /// `tls_cipher`
+    pub tls_cipher: Switch,
+    /// `client_cert_*`
+    pub client_cert: ClientCertPlan,
 }
 
 /// What happens to X-Forwarded-For.

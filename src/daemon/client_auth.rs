@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::time::SystemTime;
 
-use crate::config::plan::{ClientAuthPlan, FilePlan, ListenerProtocol, Origin};
+use crate::config::client_auth::{ClientAuthPlan, FilePlan};
+use crate::config::plan::{ListenerProtocol, Origin};
 use crate::config::report::Report;
 use crate::tls::authority::{AuthorityError, AuthorityWarning, check_authority, check_crl};
 use crate::tls::client_auth::ClientAuth;

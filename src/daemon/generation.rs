@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
 use super::certificates::Certificates;
 use super::{client_auth, tickets};
@@ -20,6 +20,7 @@ use crate::tls::ListenerTls;
 use crate::tls::client_auth::ClientAuth;
 use crate::tls::store::CertificateStore;
 use crate::tls::tickets::{Context, KeySource};
+use crate::transform::client_cert;
 
 /// A configuration that can be served.
 #[derive(Debug)]
@@ -56,6 +57,7 @@ impl Generation {
             .map(|group| SharedGroup::new(group, |address| known(previous, &group.name, address)))
             .collect();
         let slb_id = slb_id(&plan, report)?;
+        let own_names = own_names(&plan);
         let listeners: Option<Vec<_>> = plan
             .listeners
             .iter()
@@ -68,7 +70,12 @@ impl Generation {
                         Some(secure(listener, https, &stock, client_auth, report)?)
                     }
                 };
-                Some(Listener::new(listener.clone(), slb_id.clone(), tls))
+                Some(Listener::new(
+                    listener.clone(),
+                    slb_id.clone(),
+                    own_names.clone(),
+                    tls,
+                ))
             })
             .collect();
         Some(Arc::new(Self {
@@ -100,6 +107,15 @@ fn known(previous: Option<&Generation>, group: &str, address: &BackendAddr) -> O
         .iter()
         .find(|server| server.address() == address)
         .cloned()
+}
+
+/// The names that users gave to headers of identity: a listener's backends may be another's, too.
+fn own_names(plan: &Plan) -> Option<Arc<[HeaderName]>> {
+    let listeners = plan.listeners.iter();
+    let names: Vec<_> = listeners
+        .flat_map(|listener| client_cert::own_names(&listener.headers.client_cert))
+        .collect();
+    (!names.is_empty()).then(|| names.into())
 }
 
 fn slb_id(plan: &Plan, report: &mut Report) -> Option<HeaderValue> {

@@ -21,6 +21,14 @@ pub struct Host {
     pub canonical: HeaderValue,
 }
 
+impl Host {
+    /// The canonical form without the port.
+    pub fn name(&self) -> &str {
+        let text = self.canonical.to_str().unwrap_or_default();
+        split_port(text).map_or(text, |(name, _)| name)
+    }
+}
+
 /// Judges a request's head. An HTTP/1.0 request may have no host.
 pub fn check(parts: &Parts, limits: &Limits) -> Result<Option<Host>, Failure> {
     check_method(parts)?;

@@ -39,6 +39,8 @@ pub struct Record<'a> {
     pub ssl_cipher: Option<&'a str>,
     /// `ssl_session_reused`: `r` for a resumed session, `.` for a new one.
     pub ssl_session_reused: Option<&'a str>,
+    /// `ssl_client_verify`: what is thought of the client's certificate; absent where none is asked for.
+    pub ssl_client_verify: Option<&'a str>,
     /// `server_name`: what the client asked for by SNI.
     pub server_name: Option<&'a str>,
     /// What was asked for; empty where no request could be read.
@@ -159,6 +161,10 @@ impl Record<'_> {
             "ssl_session_reused",
             self.ssl_session_reused.map(str::as_bytes),
         );
+        line.string(
+            "ssl_client_verify",
+            self.ssl_client_verify.map(str::as_bytes),
+        );
         line.string("server_name", self.server_name.map(str::as_bytes));
         out.extend_from_slice(b"}\n");
     }
@@ -184,6 +190,10 @@ impl Record<'_> {
         line.string(
             "ssl_session_reused",
             self.ssl_session_reused.map(str::as_bytes),
+        );
+        line.string(
+            "ssl_client_verify",
+            self.ssl_client_verify.map(str::as_bytes),
         );
         line.string("server_name", self.server_name.map(str::as_bytes));
         line.string("cause", self.cause.map(str::as_bytes));
@@ -445,6 +455,7 @@ mod tests {
             ssl_protocol: Some("TLSv1.3"),
             ssl_cipher: Some("TLS_AES_128_GCM_SHA256"),
             ssl_session_reused: Some("r"),
+            ssl_client_verify: Some("NONE"),
             server_name: Some("example.com"),
             request: RequestFacts {
                 version: Some(Version::HTTP_2),
@@ -513,6 +524,7 @@ mod tests {
         "ssl_protocol",
         "ssl_cipher",
         "ssl_session_reused",
+        "ssl_client_verify",
         "server_name",
     ];
 
@@ -572,7 +584,7 @@ mod tests {
              host=\"example.com\" http_host=- http_x_forwarded_for=- http_x_real_ip=- request_id=- \
              client_ip_from=\"proxy_protocol\" client_port=4711 peer_addr=\"10.0.0.3:1024\" \
              listener=\"web\" slb_vport=443 scheme=\"https\" ssl_protocol=\"TLSv1.3\" \
-             ssl_cipher=\"TLS_AES_128_GCM_SHA256\" ssl_session_reused=\"r\" server_name=\"example.com\" cause=- server_group=\"app\" \
+             ssl_cipher=\"TLS_AES_128_GCM_SHA256\" ssl_session_reused=\"r\" ssl_client_verify=\"NONE\" server_name=\"example.com\" cause=- server_group=\"app\" \
              upstream_addr=\"127.0.0.1:8080\" upstream_status=200 request_length=120 request_time=1.005 \
              upstream_response_time=0.040 read_request_time=2 write_response_time=-\n"
         );

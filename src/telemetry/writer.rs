@@ -556,6 +556,7 @@ mod tests {
             ssl_protocol: None,
             ssl_cipher: None,
             ssl_session_reused: None,
+            ssl_client_verify: None,
             server_name: None,
             request: RequestFacts {
                 uri: Some(uri.as_bytes()),
@@ -720,7 +721,7 @@ mod tests {
             .unwrap();
         let log = start(&plan(&path, LogFormat::Json));
         let handle = log.handle();
-        let uri = format!("/{}", "a".repeat(4000));
+        let uri = format!("/{}", "a".repeat(3500));
         while log.dropped() == 0 {
             line(&uri, &handle);
         }

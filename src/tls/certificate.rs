@@ -445,8 +445,9 @@ fn names(leaf: &x509_cert::TbsCertificate) -> Result<CertificateNames, x509_cert
         | GeneralName::IpAddress(_)
         | GeneralName::RegisteredId(_) => None,
     }));
+    let addresses = || alternatives.iter().filter_map(address);
     if !dns.patterns().is_empty() || !dns.unmatched().is_empty() {
-        return Ok(dns);
+        return Ok(dns.with_addresses(addresses()));
     }
     // A common name is often a person's or a company's, or an address: only a host name counts.
     let common_name = leaf.subject().common_name().ok().flatten();
@@ -454,7 +455,18 @@ fn names(leaf: &x509_cert::TbsCertificate) -> Result<CertificateNames, x509_cert
     let host = common_name
         .as_deref()
         .filter(|name| !name.contains(' ') && name.parse::<IpAddr>().is_err());
-    Ok(CertificateNames::new(host))
+    Ok(CertificateNames::new(host).with_addresses(addresses()))
+}
+
+/// The address of an iPAddress entry (RFC 5280 section 4.2.1.6).
+fn address(name: &GeneralName) -> Option<IpAddr> {
+    let GeneralName::IpAddress(octets) = name else {
+        return None;
+    };
+    let octets = octets.as_bytes();
+    let v4 = <[u8; 4]>::try_from(octets).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from))
+        .ok()
 }
 
 /// Compares the keys themselves: rustls' own check refuses X.509 version 1 leaves, which can be served.

@@ -20,7 +20,7 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 
 use super::authority::AuthorityError;
 use super::verdict::{Reason, Verdict};
-use crate::config::plan::ClientAuthMode;
+use crate::config::client_auth::ClientAuthMode;
 
 /// The most certificates that a client may present: its own and nine of authorities. webpki follows at most
 /// six of them, and what it may spend on finding the right ones is bounded as well; bytes are by rustls (64 KiB).

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use rustls::server::{NoServerSessionStorage, ServerConfig};
 
-use crate::config::plan::Http2;
+use crate::config::plan::{Http2, UnknownName};
 use crate::config::tls_policy::TlsPolicy;
 
 use self::client_auth::ClientAuth;
@@ -56,8 +56,20 @@ pub struct ListenerTls {
     /// What it has for clients that rustls cannot serve; nothing where clients are authenticated.
     #[cfg(feature = "legacy-tls")]
     pub legacy: Option<Legacy>,
+    /// Whether requests must be for a host that its certificate covers.
+    pub host_check: HostCheck,
     /// What its connections are admitted under.
     pub terms: Terms,
+}
+
+/// Whether a request is only served if the certificate that its client was shown covers its host: so it is
+/// where clients authenticate themselves, and where unknown names are refused (alb.md decision 12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostCheck {
+    /// It is served anyway.
+    Off,
+    /// It is answered 421 otherwise.
+    On,
 }
 
 impl ListenerTls {
@@ -84,6 +96,10 @@ impl ListenerTls {
             terms: Terms::of(policy, client_auth.as_deref()),
             #[cfg(feature = "legacy-tls")]
             legacy: Legacy::new(policy, &store).map_err(rustls::Error::General)?,
+            host_check: match (&client_auth, store.unknown()) {
+                (Some(_), _) | (None, UnknownName::Refuse) => HostCheck::On,
+                (None, UnknownName::Default) => HostCheck::Off,
+            },
             config: Arc::new(config),
             client_auth,
             store,

@@ -4,6 +4,8 @@
 //! for at least one of `0-9 A-Z a-z -` within the leftmost label. A partial wildcard such as
 //! `*test.example.com` counts, but never covers an IDNA label. Anything else with a `*` is never matched.
 
+use std::net::IpAddr;
+
 /// A name of a certificate, in the form in which it is matched: lower-case, no trailing dot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum NamePattern {
@@ -50,6 +52,7 @@ impl NamePattern {
 pub struct CertificateNames {
     patterns: Vec<NamePattern>,
     unmatched: Vec<Box<str>>,
+    addresses: Vec<IpAddr>,
 }
 
 impl CertificateNames {
@@ -64,6 +67,13 @@ impl CertificateNames {
             }
         }
         all
+    }
+
+    /// The same names, and these addresses. No client asks for an address by SNI, but a request may.
+    #[must_use]
+    pub fn with_addresses(mut self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        self.addresses.extend(addresses);
+        self
     }
 
     /// The names that hosts are matched against.
@@ -90,7 +100,13 @@ impl CertificateNames {
 
 /// Whether a certificate with these names may answer for `host`, given without its port.
 pub fn covers(names: &CertificateNames, host: &str) -> bool {
-    names.patterns.iter().any(|name| name.covers(host))
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    match bare.unwrap_or(host).parse::<IpAddr>() {
+        Ok(address) => names.addresses.contains(&address),
+        Err(_) => names.patterns.iter().any(|name| name.covers(host)),
+    }
 }
 
 /// Whether `*` followed by `tail` covers a host's leftmost label (any case).
@@ -222,5 +238,23 @@ mod tests {
         assert!(names.same_as(&CertificateNames::new(["a.example.com"])));
         assert!(!names.same_as(&CertificateNames::new(["a.example.com", "b.example.com"])));
         assert!(!CertificateNames::new(["a.example.com", "b.example.com"]).same_as(&names));
+    }
+
+    #[test]
+    fn addresses_are_covered_by_addresses_only() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let names = CertificateNames::new(["192.0.2.9", "*.0.2.1", "www.example.com"])
+            .with_addresses([address("192.0.2.1"), address("2001:db8::1")]);
+        for (host, expected) in [
+            ("192.0.2.1", true),
+            ("192.0.2.9", false),
+            ("8.0.2.1", false),
+            ("[2001:db8::1]", true),
+            ("[2001:DB8:0::1]", true),
+            ("[::1]", false),
+            ("www.example.com", true),
+        ] {
+            assert_eq!(covers(&names, host), expected, "{host}");
+        }
     }
 }

@@ -81,6 +81,11 @@ impl CertificateStore {
         self
     }
 
+    /// What becomes of clients that name nobody it knows.
+    pub fn unknown(&self) -> UnknownName {
+        self.unknown
+    }
+
     /// Whether a client is to be refused for the name it asks for, or for asking for none.
     pub fn refuses(&self, server_name: Option<&str>) -> bool {
         match self.unknown {
@@ -140,6 +145,24 @@ impl CertificateStore {
                 UnknownName::Refuse => self.covering(server_name?),
             })
             .unwrap_or_else(|| self.default_match(offered))
+    }
+
+    /// Every certificate that a client naming `server_name` may have been shown, whatever it can verify.
+    pub fn shown_for(&self, server_name: Option<&str>) -> Box<[Arc<ServedCertificate>]> {
+        let name = server_name.map(without_trailing_dot).unwrap_or_default();
+        let exact = self.exact.get(name).into_iter().flatten();
+        let (label, parent) = name.split_once('.').unwrap_or_default();
+        let wildcards = self.wildcard.get(parent).into_iter().flatten();
+        let wildcards = wildcards.filter(|entry| star_covers(&entry.tail, label));
+        let named: Box<[_]> = exact
+            .chain(wildcards.map(|entry| &entry.certificate))
+            .cloned()
+            .collect();
+        if named.is_empty() {
+            let DefaultSet { first, twins } = &self.default;
+            return [first].into_iter().chain(twins).cloned().collect();
+        }
+        named
     }
 
     fn exact_match(
@@ -427,6 +450,33 @@ mod tests {
             );
         }
         assert!(handshake(&server, &Client::new().schemes(&[SignatureScheme::ED25519])).is_err());
+    }
+
+    #[test]
+    fn whatever_a_client_may_have_been_shown_is_known() {
+        let default = certificate(Key::P256, &["default.example.com"]);
+        let twin = certificate(Key::Rsa, &["default.example.com"]);
+        let exact = certificate(Key::P256, &["www.example.com"]);
+        let rsa = certificate(Key::Rsa, &["www.example.com"]);
+        let wildcard = certificate(Key::P256, &["*.example.com"]);
+        let store = store(&[&default, &twin, &exact, &rsa, &wildcard]);
+        for (name, expected) in [
+            (Some("www.example.com."), &[&exact, &rsa, &wildcard][..]),
+            (Some("other.example.com"), &[&wildcard]),
+            (Some("unknown.example.org"), &[&default, &twin]),
+            (Some("localhost"), &[&default, &twin]),
+            (None, &[&default, &twin]),
+        ] {
+            let shown = store.shown_for(name);
+            let is_shown =
+                |one: &&&Arc<ServedCertificate>| shown.iter().any(|other| Arc::ptr_eq(one, other));
+            assert_eq!(
+                expected.iter().filter(is_shown).count(),
+                shown.len(),
+                "{name:?}"
+            );
+            assert_eq!(expected.len(), shown.len(), "{name:?}");
+        }
     }
 
     #[test]

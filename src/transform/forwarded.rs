@@ -1,4 +1,4 @@
-//! Tells the backend who asked and how: X-Forwarded-For and its kin (alb.md 1.4 and 1.5).
+//! Tells the backend who asked and how: X-Forwarded-For and its kin (alb.md 1.4, 1.5 and 3.4).
 //!
 //! Every value that does not change between requests is made once, for the listener
 //! ([`ForwardedHeaders`]) or for the connection ([`ClientValues`]); a request only clones them.
@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::addr::ClientAddr;
 use crate::config::plan::{ForwardedFor, HeadersPlan, Switch};
+use crate::transform::client_cert::{CertificateValues, ClientCertHeaders};
 
 /// `X-Forwarded-For`
 pub static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -24,6 +25,11 @@ pub static X_FORWARDED_CLIENT_SRCPORT: HeaderName =
     HeaderName::from_static("x-forwarded-client-srcport");
 /// `SLB-ID`
 pub static SLB_ID: HeaderName = HeaderName::from_static("slb-id");
+/// `X-Forwarded-TLS-Protocol`
+pub static X_FORWARDED_TLS_PROTOCOL: HeaderName =
+    HeaderName::from_static("x-forwarded-tls-protocol");
+/// `X-Forwarded-TLS-Cipher`
+pub static X_FORWARDED_TLS_CIPHER: HeaderName = HeaderName::from_static("x-forwarded-tls-cipher");
 
 /// How long a client's X-Forwarded-For may be, in bytes, before its left end is cut off.
 ///
@@ -47,6 +53,7 @@ pub struct ForwardedHeaders {
     proto: HeaderValue,
     port: HeaderValue,
     slb_id: HeaderValue,
+    client_cert: Option<Box<ClientCertHeaders>>,
 }
 
 impl ForwardedHeaders {
@@ -58,6 +65,7 @@ impl ForwardedHeaders {
             Proto::Https => "https",
         });
         Self {
+            client_cert: ClientCertHeaders::new(&plan.client_cert).map(Box::new),
             plan,
             proto,
             port: HeaderValue::from(port),
@@ -98,6 +106,16 @@ impl ForwardedHeaders {
                 Some(&client.port),
             ),
             (self.plan.slb_id, &SLB_ID, Some(&self.slb_id)),
+            (
+                self.plan.tls_protocol,
+                &X_FORWARDED_TLS_PROTOCOL,
+                client.tls_protocol.as_ref(),
+            ),
+            (
+                self.plan.tls_cipher,
+                &X_FORWARDED_TLS_CIPHER,
+                client.tls_cipher.as_ref(),
+            ),
         ];
         for (switch, name, value) in fields {
             match (switch, value) {
@@ -105,6 +123,9 @@ impl ForwardedHeaders {
                 (Switch::On, None) => drop(headers.remove(name)),
                 (Switch::Off, _) => {}
             }
+        }
+        if let Some(client_cert) = &self.client_cert {
+            client_cert.apply(headers, client.certificate.as_deref());
         }
     }
 }
@@ -115,6 +136,9 @@ impl ForwardedHeaders {
 pub struct ClientValues {
     ip: HeaderValue,
     port: HeaderValue,
+    tls_protocol: Option<HeaderValue>,
+    tls_cipher: Option<HeaderValue>,
+    certificate: Option<Box<CertificateValues>>,
 }
 
 impl ClientValues {
@@ -129,7 +153,24 @@ impl ClientValues {
         Self {
             ip,
             port: HeaderValue::from(client.port()),
+            tls_protocol: None,
+            tls_cipher: None,
+            certificate: None,
         }
+    }
+
+    /// The same client's, by TLS of this protocol and cipher suite, with a certificate or without.
+    #[must_use]
+    pub fn with_tls(
+        mut self,
+        protocol: &'static str,
+        cipher: &'static str,
+        certificate: Option<CertificateValues>,
+    ) -> Self {
+        self.tls_protocol = Some(HeaderValue::from_static(protocol));
+        self.tls_cipher = Some(HeaderValue::from_static(cipher));
+        self.certificate = certificate.map(Box::new);
+        self
     }
 
     /// The client's IP address.
@@ -198,6 +239,7 @@ fn cut_left(list: &mut BytesMut) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::defaults;
 
     const OFF: HeadersPlan = HeadersPlan {
         x_forwarded_for: ForwardedFor::Keep,
@@ -206,7 +248,7 @@ mod tests {
         x_forwarded_host: Switch::Off,
         x_forwarded_client_srcport: Switch::Off,
         slb_id: Switch::Off,
-        request_id: Switch::Off,
+        ..defaults::HEADERS
     };
 
     fn forwarded_for(mode: ForwardedFor, lines: &[&str], client: &str) -> Vec<String> {
@@ -390,7 +432,7 @@ mod tests {
                 let before = headers.clone();
                 apply(OFF, &mut headers, "127.0.0.1:40000");
                 assert_eq!(headers, before);
-                apply(plan, &mut headers, "127.0.0.1:40000");
+                apply(plan.clone(), &mut headers, "127.0.0.1:40000");
                 assert_eq!(headers.get_all(name).iter().collect::<Vec<_>>(), [value]);
                 assert_eq!(headers.len(), 1);
             }
@@ -413,5 +455,32 @@ mod tests {
             &ClientValues::new(ClientAddr::new("127.0.0.1:1".parse().unwrap())),
         );
         assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn the_protocol_and_suite_of_tls_are_said_where_switched_on() {
+        let client = || ClientValues::new(ClientAddr::new("127.0.0.1:1".parse().unwrap()));
+        let secured = client().with_tls("TLSv1.3", "TLS_AES_128_GCM_SHA256", None);
+        let on = HeadersPlan {
+            tls_protocol: Switch::On,
+            tls_cipher: Switch::On,
+            ..OFF
+        };
+        for (plan, client, expected) in [
+            (
+                on.clone(),
+                &secured,
+                &["TLSv1.3", "TLS_AES_128_GCM_SHA256"][..],
+            ),
+            (on, &client(), &[]),
+            (OFF, &secured, &[]),
+        ] {
+            let id = HeaderValue::from_static("alb-1");
+            let mut headers = HeaderMap::new();
+            ForwardedHeaders::new(plan, Proto::Https, 443, id).apply(&mut headers, None, client);
+            let names = [&X_FORWARDED_TLS_PROTOCOL, &X_FORWARDED_TLS_CIPHER];
+            let said: Vec<_> = names.iter().filter_map(|name| headers.get(*name)).collect();
+            assert_eq!(said, expected);
+        }
     }
 }

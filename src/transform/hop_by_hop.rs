@@ -36,6 +36,25 @@ pub fn clean_trailers(trailers: &mut HeaderMap) {
     clean(trailers, trailer_field);
 }
 
+/// The same for a client's, with the names that [`remove_names`] removes.
+pub fn clean_request_trailers(trailers: &mut HeaderMap, names: &[HeaderName]) {
+    clean_trailers(trailers);
+    remove_names(trailers, names);
+}
+
+/// Removes whatever a backend may take for one of these names, where `_`, `.` and `-` are the same: names
+/// that users gave to headers of identity, on whichever listener.
+pub fn remove_names(headers: &mut HeaderMap, names: &[HeaderName]) {
+    if names.is_empty() {
+        return;
+    }
+    let is_one = |name: &&HeaderName| names.iter().any(|other| read_alike(name, other));
+    let found: Vec<HeaderName> = headers.keys().filter(is_one).cloned().collect();
+    for name in &found {
+        headers.remove(name);
+    }
+}
+
 /// The protocol that a request asks to switch to: `Upgrade`, announced by `Connection: upgrade`.
 pub fn upgrade(headers: &HeaderMap) -> Option<&HeaderValue> {
     let protocol = headers.get(UPGRADE)?;
@@ -303,6 +322,23 @@ fn managed(name: &[u8]) -> Option<(&'static str, Client)> {
         .copied()
 }
 
+/// Whether two names are one to a backend that reads `_` and `.` as `-`.
+fn read_alike(one: &HeaderName, other: &HeaderName) -> bool {
+    let folded = |byte: u8| {
+        if matches!(byte, b'_' | b'.') {
+            b'-'
+        } else {
+            byte
+        }
+    };
+    let (one, other) = (one.as_str().as_bytes(), other.as_str().as_bytes());
+    one.len() == other.len()
+        && one
+            .iter()
+            .zip(other)
+            .all(|(one, other)| folded(*one) == folded(*other))
+}
+
 /// Whether a lower-case name is the other, when `_` and `.` are read as `-`.
 fn folds_onto(name: &[u8], other: &str) -> bool {
     name.len() == other.len() && folds_onto_prefix(name, other)
@@ -463,6 +499,25 @@ mod tests {
                 &[("accept", "*/*")],
             );
         }
+    }
+
+    #[test]
+    fn names_of_a_user_s_own_are_removed_in_every_spelling() {
+        let names = ["x-client_dn", "verify"].map(HeaderName::from_static);
+        let mut headers = map(&[
+            ("X-Client_DN", "forged"),
+            ("x-client_dn", "twice"),
+            ("x-client-dn", "forged"),
+            ("x.client.dn", "forged"),
+            ("verify", "SUCCESS"),
+            ("verify-not", "passes"),
+            ("x-client-d", "passes"),
+            ("x-client~dn", "passes"),
+        ]);
+        remove_names(&mut headers, &names);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["verify-not", "x-client-d", "x-client~dn"]);
     }
 
     #[test]

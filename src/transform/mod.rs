@@ -1,7 +1,10 @@
 //! Pure changes to messages on their way through: fields in, fields out, nothing awaited.
 
+mod attribute_names;
+pub mod client_cert;
 pub mod client_ip;
 pub mod compression;
+mod distinguished_name;
 pub mod field;
 pub mod forwarded;
 pub mod hop_by_hop;

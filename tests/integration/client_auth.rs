@@ -20,7 +20,7 @@ use crate::support::{peer, within};
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// A listener that asks for certificates of `clients`, written as `client_auth` beside its files.
-fn asking(backend: &Backend, clients: &Authority, mode: &str) -> Proxy {
+pub(crate) fn asking(backend: &Backend, clients: &Authority, mode: &str) -> Proxy {
     let proxy = Proxy::to(backend);
     std::fs::write(proxy.directory().join("clients.crt"), clients.pem()).unwrap();
     proxy.listener(&format!(
@@ -28,12 +28,12 @@ fn asking(backend: &Backend, clients: &Authority, mode: &str) -> Proxy {
     ))
 }
 
-fn named(name: &str) -> impl FnOnce(&mut CertificateParams) {
+pub(crate) fn named(name: &str) -> impl FnOnce(&mut CertificateParams) {
     move |params| params.distinguished_name.push(DnType::CommonName, name)
 }
 
 /// A connection by a client that shows a certificate.
-async fn connect(
+pub(crate) async fn connect(
     proxy: &Running,
     identity: Option<&Issued>,
     alpn: &[&str],
@@ -44,7 +44,7 @@ async fn connect(
     within("the handshake ends", connect).await
 }
 
-async fn http1(proxy: &Running, identity: Option<&Issued>) -> Client {
+pub(crate) async fn http1(proxy: &Running, identity: Option<&Issued>) -> Client {
     let stream = connect(proxy, identity, &["http/1.1"]).await.unwrap();
     Client::http1(stream).await
 }

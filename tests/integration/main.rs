@@ -20,6 +20,7 @@ mod architecture;
 mod backends;
 mod cli;
 mod client_auth;
+mod client_cert;
 mod client_ip;
 mod compression;
 mod floods;

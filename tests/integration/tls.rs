@@ -360,6 +360,25 @@ async fn a_client_that_does_not_trust_the_certificate_is_told_of() {
 }
 
 #[tokio::test]
+async fn a_flood_of_key_updates_ends_the_connection() {
+    let (backend, proxy) = proxy().await;
+    let mut stream = Offer::to("localhost").connect(&proxy).await;
+    let mut flooded = 0;
+    // Well before the thousandth, each of which costs both sides a derivation of keys.
+    while flooded < 1000 {
+        stream.get_mut().1.refresh_traffic_keys().unwrap();
+        if stream.flush().await.is_err() {
+            break;
+        }
+        flooded += 1;
+    }
+    let ended = within("the connection ends", stream.read(&mut [0])).await;
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    assert!(backend.requests().is_empty());
+    assert_eq!(proxy.client().await.get("/").await.status, 200);
+}
+
+#[tokio::test]
 async fn openssl_agrees_on_1_2_and_1_3_and_is_refused_with_1_1() {
     let Some(openssl) = peer("openssl") else {
         return;

@@ -58,6 +58,8 @@ pub struct RequestHead<'a> {
     pub host: &'a HeaderValue,
     /// The version of the request line.
     pub version: BackendVersion,
+    /// Names that are written as they stand, not in the fields' own spelling.
+    pub verbatim: &'a [HeaderName],
     /// The fields, without those that `host`, `framing` and `connection` stand for: these are passed over.
     pub headers: &'a HeaderMap,
     /// How the body is framed.
@@ -72,7 +74,11 @@ pub fn write(head: &RequestHead<'_>, out: &mut Vec<u8>) {
     write_field("Host", head.host, out);
     for (name, value) in head.headers {
         if *name != COOKIE && !is_written_apart(name) {
-            names::write_name(name, out);
+            if head.verbatim.contains(name) {
+                out.extend_from_slice(name.as_str().as_bytes());
+            } else {
+                names::write_name(name, out);
+            }
             out.extend_from_slice(b": ");
             out.extend_from_slice(value.as_bytes());
             out.extend_from_slice(CRLF);
@@ -249,6 +255,7 @@ mod tests {
             target: b"/a%2Fb?c=d",
             host: &HOST_VALUE,
             version: case.version,
+            verbatim: &[],
             headers: &headers(case.fields),
             framing: case.framing,
             connection: case.connection,
@@ -258,6 +265,25 @@ mod tests {
             String::from_utf8(out).unwrap(),
             expected.replace('\n', "\r\n")
         );
+    }
+
+    #[test]
+    fn names_of_a_user_s_own_are_written_as_they_stand() {
+        let mut out = Vec::new();
+        let verbatim = [HeaderName::from_static("x-my_own")];
+        let head = RequestHead {
+            method: &Method::GET,
+            target: b"/",
+            host: &HOST_VALUE,
+            version: BackendVersion::Http11,
+            verbatim: &verbatim,
+            headers: &headers(&[("x-my_own", "1"), ("x-other", "2")]),
+            framing: BodyFraming::None,
+            connection: ConnectionIntent::KeepAlive,
+        };
+        write(&head, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("\r\nx-my_own: 1\r\nX-Other: 2\r\n"), "{text}");
     }
 
     #[test]

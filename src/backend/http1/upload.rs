@@ -6,10 +6,11 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::io::AsyncWrite;
@@ -18,7 +19,20 @@ use super::request::{self, BodyFraming};
 use crate::backend::pool::Connection;
 
 /// Drops the trailer fields that a client may not send.
-pub type CleanTrailers = fn(&mut HeaderMap);
+#[derive(Clone, Debug)]
+pub struct CleanTrailers {
+    /// What every trailer section goes through; it is given the names.
+    pub clean: fn(&mut HeaderMap, &[HeaderName]),
+    /// Names of a user's own that may not come from clients; absent where there are none.
+    pub own_names: Option<Arc<[HeaderName]>>,
+}
+
+impl CleanTrailers {
+    /// Cleans a trailer section.
+    pub fn apply(&self, trailers: &mut HeaderMap) {
+        (self.clean)(trailers, self.own_names.as_deref().unwrap_or_default());
+    }
+}
 
 /// Whether the client waits for permission before it sends its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,11 +92,11 @@ pub enum UploadError {
 const MOST_TRAILERS: usize = 100;
 
 /// Judges the trailers of a client's body, and cleans them.
-pub fn take_trailers(trailers: &mut HeaderMap, clean: CleanTrailers) -> Result<(), UploadError> {
+pub fn take_trailers(trailers: &mut HeaderMap, clean: &CleanTrailers) -> Result<(), UploadError> {
     if trailers.len() > MOST_TRAILERS {
         return Err(UploadError::TooManyTrailers);
     }
-    clean(trailers);
+    clean.apply(trailers);
     Ok(())
 }
 
@@ -260,7 +274,7 @@ impl Upload {
                 if let (Ok(mut trailers), BodyFraming::Chunked) =
                     (frame.into_trailers(), self.framing)
                 {
-                    take_trailers(&mut trailers, self.clean_trailers)?;
+                    take_trailers(&mut trailers, &self.clean_trailers)?;
                     request::write_trailers(&trailers, out);
                     self.state = State::Flushing;
                 }

@@ -46,7 +46,7 @@ pub async fn send(
     group: &Group,
     trace: &mut Trace,
 ) -> Result<Answer, SendError> {
-    let mut source = Source::new(body, outgoing.body_limit, outgoing.clean_trailers);
+    let mut source = Source::new(body, outgoing.body_limit, outgoing.clean_trailers.clone());
     let mut tried = Tried::default();
     let mut failed = SendError::NoServer;
     let mut refused = false;

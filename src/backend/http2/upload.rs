@@ -122,7 +122,7 @@ impl Source {
                 Ok(data) => Piece::Data(data),
                 Err(frame) => {
                     let mut trailers = frame.into_trailers().unwrap_or_default();
-                    take_trailers(&mut trailers, self.clean_trailers)?;
+                    take_trailers(&mut trailers, &self.clean_trailers)?;
                     Piece::End(End::Trailers(trailers))
                 }
             },

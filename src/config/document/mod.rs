@@ -4,6 +4,7 @@
 //! at the first mistake: here every wrong type and unknown key is reported, and reading goes on.
 //! How a single table is read is `reader`'s part.
 
+mod headers;
 mod reader;
 mod syntax;
 
@@ -11,6 +12,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use self::headers::read_headers;
+pub(super) use self::headers::{HeadersDocument, SwitchOrName};
 use self::reader::Reader;
 use crate::config::keys;
 use crate::config::plan::Origin;
@@ -258,25 +261,6 @@ pub(super) struct CompressionDocument {
     pub(super) compress_unknown_length: Field<bool>,
 }
 
-/// `[listener.headers]`
-#[derive(Debug)]
-pub(super) struct HeadersDocument {
-    /// `x_forwarded_for`
-    pub(super) x_forwarded_for: Field<String>,
-    /// `x_forwarded_proto`
-    pub(super) x_forwarded_proto: Field<bool>,
-    /// `x_forwarded_port`
-    pub(super) x_forwarded_port: Field<bool>,
-    /// `x_forwarded_host`
-    pub(super) x_forwarded_host: Field<bool>,
-    /// `x_forwarded_client_srcport`
-    pub(super) x_forwarded_client_srcport: Field<bool>,
-    /// `slb_id`
-    pub(super) slb_id: Field<bool>,
-    /// `request_id`
-    pub(super) request_id: Field<bool>,
-}
-
 /// `[listener.limits]`
 #[derive(Debug)]
 pub(super) struct LimitsDocument {
@@ -483,18 +467,6 @@ fn read_compression(table: &mut Reader<'_, '_>) -> CompressionDocument {
         brotli_quality: table.leaf("brotli_quality"),
         brotli_exclude_types: table.list("brotli_exclude_types"),
         compress_unknown_length: table.leaf("compress_unknown_length"),
-    }
-}
-
-fn read_headers(table: &mut Reader<'_, '_>) -> HeadersDocument {
-    HeadersDocument {
-        x_forwarded_for: table.leaf("x_forwarded_for"),
-        x_forwarded_proto: table.leaf("x_forwarded_proto"),
-        x_forwarded_port: table.leaf("x_forwarded_port"),
-        x_forwarded_host: table.leaf("x_forwarded_host"),
-        x_forwarded_client_srcport: table.leaf("x_forwarded_client_srcport"),
-        slb_id: table.leaf("slb_id"),
-        request_id: table.leaf("request_id"),
     }
 }
 

@@ -7,7 +7,7 @@ use serde::de::IntoDeserializer as _;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::{Completeness, Field, Quantity, Rows, Written};
+use super::{Completeness, Field, Quantity, Rows, SwitchOrName, Written};
 use crate::config::keys::{Keys, Off, TABLES};
 use crate::config::plan::Origin;
 use crate::config::report::Report;
@@ -29,6 +29,10 @@ impl Leaf for i64 {
 
 impl Leaf for bool {
     const EXPECTED: &'static str = "`true` or `false`";
+}
+
+impl Leaf for SwitchOrName {
+    const EXPECTED: &'static str = "`true`, `false` or a string";
 }
 
 impl Leaf for Quantity {

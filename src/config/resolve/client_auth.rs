@@ -1,9 +1,9 @@
 //! `[listener.client_auth]`: mutual authentication (alb.md 5.5).
 
 use super::Resolver;
+use crate::config::client_auth::{ClientAuthMode, ClientAuthPlan, ClientAuthSettings, FilePlan};
 use crate::config::defaults;
 use crate::config::document::{ClientAuthDocument, Field, Written};
-use crate::config::plan::{ClientAuthMode, ClientAuthPlan, ClientAuthSettings, FilePlan};
 use crate::config::value;
 
 impl Resolver<'_> {

@@ -62,6 +62,9 @@ impl Resolver<'_> {
                     .help("leave it out, or say `protocol = \"https\"`");
             }
         }
+        if let Some(headers) = &written.headers {
+            self.refuse_tls_headers(headers);
+        }
     }
 
     fn listener_certificates(

@@ -66,6 +66,9 @@ impl Resolver<'_> {
         let compression = self.compression(written.compression.as_ref());
         let headers = self.headers(written.headers.as_ref());
         let limits = self.limits(written.limits.as_ref());
+        if let (Some(written), Some(protocol)) = (&written.headers, &protocol) {
+            self.warn_of_client_cert_headers(written, protocol);
+        }
         let group = self.default_group(written, scope);
         let socket = socket?;
         // QUIC's ports are UDP's (alb.md 1.1).
@@ -301,6 +304,9 @@ impl Resolver<'_> {
             ),
             slb_id: switch(&written.slb_id, defaults.slb_id),
             request_id: switch(&written.request_id, defaults.request_id),
+            tls_protocol: switch(&written.tls_protocol, defaults.tls_protocol),
+            tls_cipher: switch(&written.tls_cipher, defaults.tls_cipher),
+            client_cert: self.client_cert_headers(written),
         }
     }
 

@@ -6,6 +6,7 @@
 mod certificate;
 mod client;
 mod client_auth;
+mod client_cert;
 mod environment;
 mod group;
 mod https;

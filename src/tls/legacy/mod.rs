@@ -127,7 +127,7 @@ impl Legacy {
         }
         let stream = self.context.accept(transport, &hello, &certificate).await;
         let stream = stream.map_err(failed)?;
-        match TlsFacts::of_openssl(stream.ssl(), hello.server_name.clone()) {
+        match TlsFacts::of_openssl(stream.ssl(), hello.server_name.clone(), tls) {
             Ok(facts) => Ok((OpenSslStream::new(stream), facts)),
             Err(error) => Err(failed(io::Error::other(error))),
         }
