@@ -78,7 +78,7 @@ pub enum Failure {
 
 impl Failure {
     /// Every failure, for tests and documentation.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::NoServer,
         Self::ConnectRefused,
         Self::ConnectTimeout,
