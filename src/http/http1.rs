@@ -285,7 +285,13 @@ async fn park(
             }
             Poll::Ready(_) => Poll::Ready(None),
             Poll::Pending if activity.closing() != Closing::No => Poll::Ready(None),
-            Poll::Pending => timer.poll(deadline, cx).map(|()| None),
+            Poll::Pending => timer.poll(deadline, cx).map(|()| {
+                if stream.transport_mut().reset_unless_taken() {
+                    tracing::info!(target: "lockgate::http", key = "idle_timeout",
+                        "reset: the client did not take its last answer");
+                }
+                None
+            }),
         }
     })
     .await

@@ -12,7 +12,9 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -178,6 +180,20 @@ impl Transport {
     pub fn skip(&mut self, n: usize) {
         self.position = (self.position + n).min(self.filled);
         self.give_back_empty();
+    }
+
+    /// The client has been idle for too long: if it has not taken its last answer either, its connection is
+    /// reset, for a goodbye would wait behind that answer, in the kernel, for as long as the client likes.
+    /// Says whether it is.
+    pub fn reset_unless_taken(&self) -> bool {
+        let (Ok(local), Ok(peer)) = (self.tcp.local_addr(), self.tcp.peer_addr()) else {
+            return false;
+        };
+        let is_taken = unsent(local, peer).is_none_or(|bytes| bytes == 0);
+        !is_taken
+            && SockRef::from(&self.tcp)
+                .set_linger(Some(Duration::ZERO))
+                .is_ok()
     }
 
     /// Hands out what has been read ahead.

@@ -643,3 +643,23 @@ async fn answers_in_parallel_arrive_whole_where_memory_is_short() {
     assert_eq!(plain, 20);
     assert!(all.iter().all(|body| !body.is_empty()));
 }
+
+#[tokio::test]
+async fn an_idle_client_that_did_not_take_its_last_answer_is_reset() {
+    let backend = Backend::answering(|_| crate::support::backend::ok(&[b'x'; 1 << 20]))
+        .run()
+        .await;
+    let mut running = Proxy::to(&backend)
+        .http()
+        .listener("idle_timeout = 1")
+        .run()
+        .await;
+    let mut raw = running.raw().await;
+    raw.write(GET).await;
+    // All of it is in the kernel: the exchange is over, and the connection idle.
+    running.wait_for_access(|line| line["status"] == 200).await;
+    running
+        .wait_for_stderr(|text| text.contains("did not take its last answer"))
+        .await;
+    assert_eq!(raw.read_to_end().await.1, Ended::Broken);
+}
