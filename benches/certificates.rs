@@ -66,13 +66,13 @@ fn main() {
         let inside = handshakes.iter().filter(|(at, _)| (from..to).contains(at));
         let mut taken: Vec<_> = inside.map(|(_, taken)| *taken).collect();
         taken.sort();
-        let at = |part: f64| taken[((taken.len() - 1) as f64 * part) as usize];
+        let at = |hundredth: usize| taken.get((taken.len() - 1) * hundredth / 100).unwrap();
         format!(
             "{} handshakes, median {:?}, 99 % {:?}, longest {:?}",
             taken.len(),
-            at(0.5),
-            at(0.99),
-            at(1.0)
+            at(50),
+            at(99),
+            at(100)
         )
     };
     println!(
