@@ -5,7 +5,9 @@
 //! answer of ours by the one table in `failure`.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::rc::Rc;
+use std::task::Context;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, UPGRADE};
@@ -16,7 +18,7 @@ use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use hyper::upgrade::OnUpgrade;
 
-use crate::backend::http1::download::AnswerBody;
+use crate::backend::http1::download::{AnswerBody, Download};
 use crate::backend::http1::request::{BackendVersion, BodyFraming};
 use crate::backend::http1::upload::Expectation;
 use crate::backend::retirement::Retiree;
@@ -349,9 +351,11 @@ fn target(uri: &Uri) -> Cow<'_, [u8]> {
 fn plain(body: AnswerBody, pace: Option<&StreamPace>, exchanges: usize) -> PlainBody {
     match body {
         AnswerBody::Whole(bytes) => PlainBody::Whole(bytes),
-        AnswerBody::Streaming(mut download) => {
+        AnswerBody::Streaming(download) => {
             if let Some(pace) = pace {
-                download.limit_room(pace.account().room(exchanges));
+                download
+                    .borrow_mut()
+                    .limit_room(pace.account().room(exchanges));
             }
             PlainBody::Streaming(download)
         }
@@ -364,6 +368,14 @@ fn plain(body: AnswerBody, pace: Option<&StreamPace>, exchanges: usize) -> Plain
     }
 }
 
+/// An answer that came before its request was sent whole.
+fn early(body: &PlainBody) -> Option<Rc<RefCell<Download>>> {
+    match body {
+        PlainBody::Streaming(download) if download.borrow().is_early() => Some(Rc::clone(download)),
+        PlainBody::Streaming(_) | PlainBody::Whole(_) | PlainBody::Http2(_) => None,
+    }
+}
+
 /// The response to the client, from a backend's answer.
 fn respond(
     head: AnswerHead,
@@ -372,7 +384,7 @@ fn respond(
     upgrade: Upgrade,
     connection: &Connection,
 ) -> Response<PlainBody> {
-    let is_early = matches!(&body, PlainBody::Streaming(download) if download.is_early());
+    let early = early(&body);
     let mut response = Response::new(body);
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
@@ -383,8 +395,14 @@ fn respond(
         response.extensions_mut().insert(reason);
     }
     hop_by_hop::clean_response(response.headers_mut());
+    if request.version != Version::HTTP_2
+        && let Some(download) = early.clone()
+    {
+        let upload = move |cx: &mut Context<'_>| download.borrow_mut().poll_upload(cx);
+        connection.activity.go_beside(upload);
+    }
     // Bytes sent after an upgrade that was refused must not be taken for the next request (attacks.md row 10).
-    if request.version != Version::HTTP_2 && (is_early || upgrade == Upgrade::Asked) {
+    if request.version != Version::HTTP_2 && (early.is_some() || upgrade == Upgrade::Asked) {
         connection.activity.body_left_unread();
         response
             .headers_mut()

@@ -1,6 +1,7 @@
 //! The body of an answer on its way to the client: as the backend sent it, as lockgate made it, or
 //! compressed, with the exchange that ends when it is dropped.
 
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -101,7 +102,7 @@ pub enum PlainBody {
     /// All of it, until it has been handed on.
     Whole(Bytes),
     /// Still coming.
-    Streaming(Box<Download>),
+    Streaming(Rc<RefCell<Download>>),
     /// Still coming, over HTTP/2.
     Http2(Box<http2::download::Download>),
 }
@@ -117,7 +118,7 @@ impl Body for PlainBody {
         match self.get_mut() {
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Self::Streaming(download) => download.poll_frame(cx),
+            Self::Streaming(download) => download.borrow_mut().poll_frame(cx),
             Self::Http2(download) => download.poll_frame(cx),
         }
     }
@@ -125,7 +126,7 @@ impl Body for PlainBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
-            Self::Streaming(download) => download.is_end_stream(),
+            Self::Streaming(download) => download.borrow().is_end_stream(),
             Self::Http2(download) => download.is_end_stream(),
         }
     }
@@ -133,7 +134,7 @@ impl Body for PlainBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Streaming(download) => download.size_hint(),
+            Self::Streaming(download) => download.borrow().size_hint(),
             Self::Http2(download) => download.size_hint(),
         }
     }

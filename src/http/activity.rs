@@ -53,6 +53,16 @@ pub struct Activity {
     cut: Cell<Option<Failure>>,
     meter: OnceCell<Rc<Meter>>,
     waker: RefCell<Option<Waker>>,
+    beside: RefCell<Option<Beside>>,
+}
+
+/// What is left to do of a request, while its answer waits for the client to take it.
+struct Beside(Box<dyn FnMut(&mut Context<'_>)>);
+
+impl std::fmt::Debug for Beside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Beside")
+    }
 }
 
 impl Default for Activity {
@@ -76,6 +86,7 @@ impl Activity {
             cut: Cell::new(None),
             meter: OnceCell::new(),
             waker: RefCell::new(None),
+            beside: RefCell::new(None),
         }
     }
 
@@ -147,7 +158,25 @@ impl Activity {
             self.phase.set(Phase::Idle {
                 since: Instant::now(),
             });
+            self.beside.replace(None);
         }
+    }
+
+    /// Gives the connection something to do until its exchange has ended, while the client takes nothing.
+    pub fn go_beside(&self, work: impl FnMut(&mut Context<'_>) + 'static) {
+        self.beside.replace(Some(Beside(Box::new(work))));
+    }
+
+    /// Does it.
+    pub fn poll_beside(&self, cx: &mut Context<'_>) {
+        if let Some(Beside(work)) = self.beside.borrow_mut().as_mut() {
+            work(cx);
+        }
+    }
+
+    /// Whether nothing that the client may still send will be looked at: its last answer is on its way.
+    pub fn discards(&self) -> bool {
+        self.unread_body.get() && self.exchanges.get() == 0
     }
 
     /// An answer was given before the request's body was read: what the client still sends must be

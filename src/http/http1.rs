@@ -199,6 +199,9 @@ impl Driver<'_> {
             if let Poll::Ready(result) = Pin::new(&mut *http).poll(cx) {
                 return Poll::Ready(Some(result));
             }
+            if self.meter.write_blocked_since().is_some() {
+                self.activity.poll_beside(cx);
+            }
             if self.may_close() {
                 self.shut_down(http, Stop::Closing);
                 continue;

@@ -18,6 +18,9 @@ use super::allowance::{Allowance, Flood, Walker, goaway};
 use super::gather::Gather;
 use crate::stream::ClientStream;
 
+/// Bytes that are read and thrown away at once.
+const DISCARDED: usize = 4 * 1024;
+
 /// A client's stream, lent to hyper.
 #[derive(Debug)]
 pub(super) struct HttpIo {
@@ -39,6 +42,27 @@ impl HttpIo {
     /// Takes the stream back, with what hyper never read of the early bytes.
     pub(super) fn into_parts(self) -> (Box<ClientStream>, Bytes) {
         (self.stream, self.early)
+    }
+
+    /// Passes the outcome of a write on. While a last answer waits for a client that only looks for it once
+    /// it has sent everything, what it sends is read and thrown away: else neither side would move.
+    fn wrote<T>(&mut self, poll: Poll<T>, cx: &mut Context<'_>) -> Poll<T> {
+        if poll.is_pending() && self.activity.discards() {
+            self.discard(cx);
+        }
+        poll
+    }
+
+    fn discard(&mut self, cx: &mut Context<'_>) {
+        let mut bytes = [0; DISCARDED];
+        loop {
+            let mut read = ReadBuf::new(&mut bytes);
+            match Pin::new(self.stream.as_mut()).poll_read(cx, &mut read) {
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
+                // The end, and what is broken, is for the writing half to find out.
+                Poll::Ready(_) | Poll::Pending => return,
+            }
+        }
     }
 }
 
@@ -70,7 +94,8 @@ impl AsyncWrite for HttpIo {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(self.stream.as_mut()).poll_write(cx, buf)
+        let poll = Pin::new(self.stream.as_mut()).poll_write(cx, buf);
+        self.wrote(poll, cx)
     }
 
     fn poll_write_vectored(
@@ -78,7 +103,8 @@ impl AsyncWrite for HttpIo {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(self.stream.as_mut()).poll_write_vectored(cx, bufs)
+        let poll = Pin::new(self.stream.as_mut()).poll_write_vectored(cx, bufs);
+        self.wrote(poll, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -86,7 +112,8 @@ impl AsyncWrite for HttpIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.stream.as_mut()).poll_flush(cx)
+        let poll = Pin::new(self.stream.as_mut()).poll_flush(cx);
+        self.wrote(poll, cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

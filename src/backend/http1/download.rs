@@ -4,6 +4,7 @@
 //! back to the pool if both messages ended cleanly and nothing follows; else it is closed. Dropping the
 //! stream early closes it: that is how a client that leaves stops the backend.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -47,7 +48,7 @@ pub enum AnswerBody {
     /// None, or all of it.
     Whole(Bytes),
     /// It is still coming.
-    Streaming(Box<Download>),
+    Streaming(Rc<RefCell<Download>>),
     /// It comes over HTTP/2.
     Http2(Box<http2::download::Download>),
 }
@@ -85,7 +86,7 @@ pub fn begin(
         }
         return Ok(AnswerBody::Whole(body));
     }
-    Ok(AnswerBody::Streaming(Box::new(Download {
+    Ok(AnswerBody::Streaming(Rc::new(RefCell::new(Download {
         connection: Some(connection),
         upload,
         decoder: Decoder::new(framing),
@@ -96,7 +97,7 @@ pub fn begin(
         waiting_since: None,
         room: LEAST_ROOM,
         most_room: MOST_ROOM,
-    })))
+    }))))
 }
 
 impl Download {
@@ -121,6 +122,16 @@ impl Download {
         self.decoder
             .remaining()
             .map_or_else(SizeHint::new, SizeHint::with_exact)
+    }
+
+    /// Goes on with the request while nobody asks for the next piece: a client that sends all of its body
+    /// before it looks for an answer must get rid of it, or neither side moves.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        if let Some(connection) = self.connection.as_mut()
+            && self.upload.poll(connection, cx).is_err()
+        {
+            self.upload.abandon();
+        }
     }
 
     /// The next piece.
