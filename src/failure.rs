@@ -10,6 +10,8 @@ use http::StatusCode;
 pub enum Failure {
     /// The group has no server, all weights are 0, or none is left to try.
     NoServer,
+    /// No descriptor, memory or port was left for a connection to a server.
+    Exhausted,
     /// The server refused or reset the connection before anything was sent.
     ConnectRefused,
     /// The server did not accept a connection in time.
@@ -78,8 +80,9 @@ pub enum Failure {
 
 impl Failure {
     /// Every failure, for tests and documentation.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::NoServer,
+        Self::Exhausted,
         Self::ConnectRefused,
         Self::ConnectTimeout,
         Self::NameUnresolved,
@@ -117,7 +120,7 @@ impl Failure {
     /// The status in the answer and in the log. 499 is only ever logged: nobody is left to read it.
     pub fn status(self) -> StatusCode {
         match self {
-            Self::NoServer | Self::Drained | Self::ConnectionMemory => {
+            Self::NoServer | Self::Exhausted | Self::Drained | Self::ConnectionMemory => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::ConnectRefused
@@ -154,6 +157,7 @@ impl Failure {
     pub fn cause(self) -> &'static str {
         match self {
             Self::NoServer => "no_server",
+            Self::Exhausted => "exhausted",
             Self::ConnectRefused => "connect_refused",
             Self::ConnectTimeout => "connect_timeout",
             Self::NameUnresolved => "name_unresolved",
@@ -193,6 +197,7 @@ impl Failure {
     pub fn proxy_error(self) -> &'static str {
         match self {
             Self::NoServer => "destination_unavailable",
+            Self::Exhausted => "connection_limit_reached",
             Self::ConnectRefused => "connection_refused",
             Self::ConnectTimeout => "connection_timeout",
             Self::NameUnresolved => "dns_error",
@@ -232,6 +237,7 @@ impl Failure {
     pub fn connection(self) -> AfterFailure {
         match self {
             Self::NoServer
+            | Self::Exhausted
             | Self::ConnectRefused
             | Self::ConnectTimeout
             | Self::NameUnresolved

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -27,6 +28,8 @@ pub enum BackendStream {
 pub enum ConnectError {
     /// Refused, reset or unreachable.
     Refused(io::Error),
+    /// This process or machine has no descriptor, memory or port left for one: not the server's fault.
+    Exhausted(io::Error),
     /// Not accepted within connect_timeout.
     Timeout,
     /// The name has no address.
@@ -36,7 +39,7 @@ pub enum ConnectError {
 impl std::fmt::Display for ConnectError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Refused(error) => write!(f, "cannot connect: {error}"),
+            Self::Refused(error) | Self::Exhausted(error) => write!(f, "cannot connect: {error}"),
             Self::Timeout => f.write_str("cannot connect within connect_timeout"),
             Self::Unresolved => f.write_str("the name has no address"),
         }
@@ -44,6 +47,27 @@ impl std::fmt::Display for ConnectError {
 }
 
 impl std::error::Error for ConnectError {}
+
+impl From<io::Error> for ConnectError {
+    fn from(error: io::Error) -> Self {
+        match Errno::from_io_error(&error) {
+            Some(
+                Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL,
+            ) => Self::Exhausted(error),
+            Some(_) | None => Self::Refused(error),
+        }
+    }
+}
+
+impl ConnectError {
+    /// Whether the server is to blame, and is skipped for a moment.
+    pub fn is_the_servers(&self) -> bool {
+        match self {
+            Self::Refused(_) | Self::Timeout | Self::Unresolved => true,
+            Self::Exhausted(_) => false,
+        }
+    }
+}
 
 /// Connects to `server`, trying each of its addresses until `limit` has passed.
 pub async fn connect(server: &Server, limit: Duration) -> Result<BackendStream, ConnectError> {
@@ -53,8 +77,8 @@ pub async fn connect(server: &Server, limit: Duration) -> Result<BackendStream, 
             BackendAddr::Unix(path) => UnixStream::connect(path)
                 .await
                 .map(BackendStream::Unix)
-                .map_err(ConnectError::Refused),
-            BackendAddr::Ip(address) => tcp(*address).await.map_err(ConnectError::Refused),
+                .map_err(ConnectError::from),
+            BackendAddr::Ip(address) => tcp(*address).await.map_err(ConnectError::from),
             BackendAddr::Name { .. } => any(server, limit).await,
         }
     };
@@ -78,7 +102,7 @@ async fn any(server: &Server, limit: Duration) -> Result<BackendStream, ConnectE
         // One that does not answer leaves time for the others.
         match timeout(share, tcp(*address)).await {
             Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => last = ConnectError::Refused(error),
+            Ok(Err(error)) => last = ConnectError::from(error),
             Err(_) => last = ConnectError::Timeout,
         }
     }
@@ -153,5 +177,29 @@ impl AsyncWrite for BackendStream {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_machine_lacks_is_not_the_servers_fault() {
+        for (errno, is_the_servers) in [
+            (Errno::CONNREFUSED, true),
+            (Errno::CONNRESET, true),
+            (Errno::HOSTUNREACH, true),
+            (Errno::MFILE, false),
+            (Errno::NFILE, false),
+            (Errno::NOBUFS, false),
+            (Errno::NOMEM, false),
+            (Errno::ADDRNOTAVAIL, false),
+        ] {
+            let error = ConnectError::from(io::Error::from(errno));
+            assert_eq!(error.is_the_servers(), is_the_servers, "{error}");
+        }
+        assert!(ConnectError::Timeout.is_the_servers());
+        assert!(ConnectError::Unresolved.is_the_servers());
     }
 }

@@ -138,6 +138,7 @@ impl From<&SendError> for Failure {
         match error {
             SendError::NoServer => Self::NoServer,
             SendError::Connect(ConnectError::Refused(_)) => Self::ConnectRefused,
+            SendError::Connect(ConnectError::Exhausted(_)) => Self::Exhausted,
             SendError::Connect(ConnectError::Timeout) => Self::ConnectTimeout,
             SendError::Connect(ConnectError::Unresolved) => Self::NameUnresolved,
             SendError::Unasked | SendError::OtherProtocol => Self::BackendUpgrade,
@@ -262,7 +263,9 @@ async fn dial(member: &Member, group: &Group) -> Result<Box<Connection>, Connect
             Ok(Connection::new(stream))
         }
         Err(error) => {
-            member.server.refused(Instant::now());
+            if error.is_the_servers() {
+                member.server.refused(Instant::now());
+            }
             Err(error)
         }
     }

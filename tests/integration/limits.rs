@@ -504,9 +504,14 @@ async fn without_descriptors_idle_connections_make_room_and_the_log_stays_short(
     running
         .wait_for_stderr(|text| text.contains("cannot accept connections"))
         .await;
-    // The last in the queue is served, since those before it make room once they were.
-    let last = held.last_mut().unwrap();
-    assert_eq!(last.read_response().await.status(), 200);
+    // The last in the queue is answered, since those before it make room once they were; whether a descriptor
+    // is left for its backend at that moment is another matter.
+    let answer = held.last_mut().unwrap().read_response().await;
+    match answer.status() {
+        200 => {}
+        503 => assert!(answer.field("proxy-status").unwrap().contains("exhausted")),
+        other => panic!("{other}: {}", answer.head),
+    }
     let complaints = running
         .stderr()
         .matches("cannot accept connections")

@@ -55,6 +55,7 @@ pub struct Links {
 #[derive(Clone, Copy, Debug)]
 enum Failure {
     Refused(std::io::ErrorKind),
+    Exhausted(std::io::ErrorKind),
     Timeout,
     Unresolved,
 }
@@ -142,7 +143,9 @@ impl Links {
                 Ok(link)
             }
             Err(error) => {
-                server.refused(Instant::now());
+                if error.is_the_servers() {
+                    server.refused(Instant::now());
+                }
                 self.failures.set(self.failures.get() + 1);
                 self.failure.set(Failure::from(&error));
                 Err(error)
@@ -291,6 +294,7 @@ impl From<&ConnectError> for Failure {
     fn from(error: &ConnectError) -> Self {
         match error {
             ConnectError::Refused(error) => Self::Refused(error.kind()),
+            ConnectError::Exhausted(error) => Self::Exhausted(error.kind()),
             ConnectError::Timeout => Self::Timeout,
             ConnectError::Unresolved => Self::Unresolved,
         }
@@ -301,6 +305,7 @@ impl From<Failure> for ConnectError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Refused(kind) => Self::Refused(kind.into()),
+            Failure::Exhausted(kind) => Self::Exhausted(kind.into()),
             Failure::Timeout => Self::Timeout,
             Failure::Unresolved => Self::Unresolved,
         }
