@@ -49,7 +49,46 @@ pub async fn handle(
         return Err(refuse_stream(&connection, &view));
     }
     let next = Next::of(&request, &connection, &view);
-    let mut response = answer(request, Rc::clone(&connection), view, pace).await?;
+    let (mut parts, body) = request.into_parts();
+    let mut exchange = Exchange::begin(&connection, &view, &parts);
+    let body_came = BodyCame::of(&body);
+    let asked = Asked::of(&parts, &view);
+    let mut response = match forward(&mut parts, body, &connection, &view, &mut exchange).await {
+        Ok(Answer::Reset(reason)) => {
+            exchange.failed(Failure::BackendReset);
+            exchange.answered(Failure::BackendReset.status());
+            return Err(reason.into());
+        }
+        Ok(Answer::Response(head, body)) => {
+            let body = plain(body, pace.as_deref(), connection.activity.exchanges());
+            let mut response = respond(head, body, &parts, asked.upgrade, &connection);
+            let compression = compress(&mut response, &asked, &view);
+            exchange.answered(response.status());
+            response.map(|body| ResponseBody::new(body, compression, exchange, pace))
+        }
+        Ok(Answer::Switched(head, backend)) => {
+            let group = view.live.group(view.listener.plan.group);
+            let retiree = Retiree::new(&group.retirement);
+            let tunnel = Tunnel::new(backend, exchange, retiree);
+            match pace.zip(parts.extensions.remove::<OnUpgrade>()) {
+                None => switch(head, tunnel, &connection),
+                Some((pace, stream)) => {
+                    take_over(head, tunnel, stream, pace, Rc::clone(&connection))
+                }
+            }
+        }
+        Err(failure) => {
+            exchange.failed(failure);
+            exchange.answered(failure.status());
+            refuse(
+                failure,
+                &parts,
+                after(failure, &parts, body_came, asked.upgrade),
+                &connection,
+            )
+            .map(|body| ResponseBody::new(body, None, exchange, pace))
+        }
+    };
     match next {
         Next::May => {}
         Next::None => part(&mut response, &connection),
@@ -64,54 +103,6 @@ fn refuse_stream(connection: &Connection, view: &View) -> h2::Error {
     log_refused(connection.client, &view.listener, tls, reason, log);
     connection.activity.exchange_ended();
     h2::Reason::REFUSED_STREAM.into()
-}
-
-async fn answer(
-    request: Request<Incoming>,
-    connection: Rc<Connection>,
-    view: View,
-    pace: Option<Rc<StreamPace>>,
-) -> Result<Response<ResponseBody>, h2::Error> {
-    let (mut parts, body) = request.into_parts();
-    let mut exchange = Exchange::begin(&connection, &view, &parts);
-    let body_came = BodyCame::of(&body);
-    let asked = Asked::of(&parts, &view);
-    Ok(
-        match forward(&mut parts, body, &connection, &view, &mut exchange).await {
-            Ok(Answer::Reset(reason)) => {
-                exchange.failed(Failure::BackendReset);
-                exchange.answered(Failure::BackendReset.status());
-                return Err(reason.into());
-            }
-            Ok(Answer::Response(head, body)) => {
-                let body = plain(body, pace.as_deref(), connection.activity.exchanges());
-                let mut response = respond(head, body, &parts, asked.upgrade, &connection);
-                let compression = compress(&mut response, &asked, &view);
-                exchange.answered(response.status());
-                response.map(|body| ResponseBody::new(body, compression, exchange, pace))
-            }
-            Ok(Answer::Switched(head, backend)) => {
-                let group = view.live.group(view.listener.plan.group);
-                let retiree = Retiree::new(&group.retirement);
-                let tunnel = Tunnel::new(backend, exchange, retiree);
-                match pace.zip(parts.extensions.remove::<OnUpgrade>()) {
-                    None => switch(head, tunnel, &connection),
-                    Some((pace, stream)) => take_over(head, tunnel, stream, pace, connection),
-                }
-            }
-            Err(failure) => {
-                exchange.failed(failure);
-                exchange.answered(failure.status());
-                refuse(
-                    failure,
-                    &parts,
-                    after(failure, &parts, body_came, asked.upgrade),
-                    &connection,
-                )
-                .map(|body| ResponseBody::new(body, None, exchange, pace))
-            }
-        },
-    )
 }
 
 /// Whether an HTTP/1 connection may have another request after this one (`requests_per_connection`).
