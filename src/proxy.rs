@@ -260,9 +260,12 @@ fn introduce(
 
 /// Whether a request's host is one that the client was shown a certificate for, where that counts.
 fn is_for_us(host: Option<&Host>, connection: &Connection) -> Result<(), Failure> {
-    match host {
-        Some(host) if !connection.is_shown_for(host.name()) => Err(Failure::MisdirectedRequest),
-        Some(_) | None => Ok(()),
+    // A request without a host, as HTTP/1.0 allows, would get the backend's own default.
+    let name = host.map_or("", Host::name);
+    if connection.is_shown_for(name) {
+        Ok(())
+    } else {
+        Err(Failure::MisdirectedRequest)
     }
 }
 

@@ -10,7 +10,7 @@ use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -355,18 +355,32 @@ impl Worker {
                 group.retirement.begin(Instant::now() + drain_timeout);
             }
         }
-        self.retire(&live);
+        self.retire(&live, drain_timeout);
     }
 
     /// Ends what the new generation no longer serves: connections of listeners that are gone or have other
-    /// terms, after their exchanges.
-    fn retire(&self, live: &Live) {
+    /// terms, after their exchanges. Under other terms, tunnels and what streams get `drain_timeout`: their
+    /// client might not be admitted any more.
+    fn retire(&self, live: &Live, drain_timeout: Duration) {
+        let mut changed = Vec::new();
         for (_, seat) in self.seats.borrow().iter() {
             let listener = live.listener(seat.key);
-            let stays = listener.is_some_and(|listener| listener.terms() == seat.terms.as_ref());
-            if !stays {
-                seat.activity.close(Closing::Graceful);
+            match listener.map(|listener| listener.terms() == seat.terms.as_ref()) {
+                Some(true) => {}
+                Some(false) => {
+                    seat.activity.close(Closing::Graceful);
+                    changed.push(Rc::downgrade(&seat.activity));
+                }
+                None => seat.activity.close(Closing::Graceful),
             }
+        }
+        if !changed.is_empty() {
+            self.spawn(async move {
+                tokio::time::sleep(drain_timeout).await;
+                for activity in changed.iter().filter_map(Weak::upgrade) {
+                    activity.close(Closing::Now);
+                }
+            });
         }
     }
 

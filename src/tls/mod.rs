@@ -93,7 +93,7 @@ impl ListenerTls {
         config.time_provider = Arc::clone(ticketer.clock());
         config.ticketer = Arc::clone(&ticketer) as _;
         Ok(Self {
-            terms: Terms::of(policy, client_auth.as_deref()),
+            terms: Terms::of(policy, client_auth.as_deref(), store.unknown()),
             #[cfg(feature = "legacy-tls")]
             legacy: Legacy::new(policy, &store).map_err(rustls::Error::General)?,
             host_check: match (&client_auth, store.unknown()) {
@@ -108,14 +108,18 @@ impl ListenerTls {
     }
 }
 
-/// A digest of what a connection is admitted under: the effective TLS policy, and client authentication. A
-/// connection outlives a reload only where the two agree.
+/// A digest of what a connection is admitted under: the effective TLS policy, client authentication, and
+/// whether it had to name a host that is served. A connection outlives a reload only where the two agree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms(Arc<[u8; 32]>);
 
 impl Terms {
-    fn of(policy: &TlsPolicy, client_auth: Option<&ClientAuth>) -> Self {
+    fn of(policy: &TlsPolicy, client_auth: Option<&ClientAuth>, unknown: UnknownName) -> Self {
         let mut context = digest::Context::new(&digest::SHA256);
+        context.update(match unknown {
+            UnknownName::Default => b"default",
+            UnknownName::Refuse => b"refuse!",
+        });
         if let Some(auth) = client_auth {
             context.update(&auth.fingerprint());
         }

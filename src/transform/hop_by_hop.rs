@@ -218,7 +218,7 @@ fn trailer_field(name: &[u8]) -> Verdict {
         "access-control-",
         "content-",
     ];
-    const NAMES: [&str; 36] = [
+    const NAMES: [&str; 37] = [
         "accept-ranges",
         "age",
         "ali-cdn-real-ip",
@@ -255,6 +255,7 @@ fn trailer_field(name: &[u8]) -> Verdict {
         "warning",
         "www-authenticate",
         "x-real-ip",
+        "x-request-id",
     ];
     let forbidden = PREFIXES
         .iter()
@@ -311,6 +312,7 @@ fn managed(name: &[u8]) -> Option<(&'static str, Client)> {
             ("x-forwarded-host", OwnSpelling),
             ("x-forwarded-client-srcport", OwnSpelling),
             ("x-forwarded-eip", OwnSpelling),
+            ("x-request-id", OwnSpelling),
             ("x-forwarded-tls-protocol", Never),
             ("x-forwarded-tls-cipher", Never),
         ],

@@ -16,6 +16,7 @@ use crate::support::program::run;
 use crate::support::proxy::{Proxy, Reload, Running, free_port};
 use crate::support::raw::Raw;
 use crate::support::{peer, within};
+use crate::websocket;
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -284,6 +285,46 @@ async fn a_reload_that_leaves_authentication_as_it_is_leaves_its_connections() {
         assert_eq!(http1.get("/").await.status, 200);
         assert_eq!(http2.get("/").await.status, 200);
     }
+}
+
+#[tokio::test]
+async fn a_tunnel_of_a_client_that_is_admitted_no_more_gets_drain_timeout() {
+    let backend = websocket::shouting().run().await;
+    let clients = Authority::named("clients");
+    let client = clients.issue_as(named("client"));
+    let mut proxy = asking(&backend, &clients, "required")
+        .server("drain_timeout = 1")
+        .run()
+        .await;
+    let stream = connect(&proxy, Some(&client), &["http/1.1"]).await.unwrap();
+    let mut tunnel = Raw::over(stream);
+    tunnel
+        .write(websocket::ASKING.replace("Host: a", "Host: localhost"))
+        .await;
+    assert_eq!(tunnel.read_response().await.status(), 101);
+    let other = Authority::named("others");
+    std::fs::write(proxy.directory().join("clients.crt"), other.pem()).unwrap();
+    assert_eq!(proxy.reload().await, Reload::TakenUp);
+    tunnel.write("still").await;
+    assert_eq!(tunnel.read_exactly(5).await, b"STILL");
+    assert_eq!(tunnel.read_byte().await, None);
+}
+
+#[tokio::test]
+async fn turning_on_strict_names_ends_connections_that_were_admitted_without() {
+    let backend = Backend::echo().run().await;
+    let mut proxy = Proxy::to(&backend).run().await;
+    let mut raw = proxy.raw().await;
+    raw.write(GET).await;
+    assert_eq!(raw.read_response().await.status(), 200);
+    proxy.rewrite(|toml| {
+        toml.replace(
+            "server_group = \"app\"",
+            "server_group = \"app\"\nsni_strict = true",
+        )
+    });
+    assert_eq!(proxy.reload().await, Reload::TakenUp);
+    assert_eq!(raw.read_byte().await, None);
 }
 
 #[tokio::test]

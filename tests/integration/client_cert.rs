@@ -259,6 +259,11 @@ async fn a_host_that_the_certificate_does_not_cover_is_misdirected() {
     }
     let line = proxy.wait_for_access(|line| line["status"] == 421).await;
     assert_eq!(line["cause"], "misdirected_request");
+    // Without a host the backend would choose one.
+    let stream = connect(&proxy, Some(&client), &["http/1.1"]).await.unwrap();
+    let mut raw = Raw::over(stream);
+    raw.write("GET / HTTP/1.0\r\n\r\n").await;
+    assert_eq!(raw.read_response().await.status(), 421);
     let open = Proxy::to(&backend).run().await;
     let mut client = open.client().await;
     let answer = client
