@@ -51,7 +51,7 @@ pub async fn run(client: TcpStream, address: ClientAddr, view: View, place: Plac
     let alpn = tls.as_ref().map_or(Alpn::Absent, |facts| facts.alpn);
     let connection = Connection::new(client, tls, view, Rc::clone(&seat.activity), home);
     match alpn {
-        Alpn::Http2 => serve_http2(stream, connection).await,
+        Alpn::Http2 => Box::pin(serve_http2(stream, connection)).await,
         Alpn::Http11 | Alpn::Absent => serve_http1(stream, connection).await,
     }
 }
@@ -163,33 +163,39 @@ async fn serve_http1(stream: Box<ClientStream>, connection: Rc<Connection>) {
     let listener = connection.view().listener;
     let handle = |request| proxy::handle(request, Rc::clone(&connection), None);
     let activity = &connection.activity;
+    let end = http1::serve(stream, activity, &listener.plan, handle).await;
+    // Boxed: while a connection is idle, its task keeps no room for its end.
+    Box::pin(end_http1(end, &connection, &listener)).await;
+}
+
+/// What a connection becomes after its last answer.
+async fn end_http1(end: End, connection: &Connection, listener: &Listener) {
     let End {
         stream,
         early,
         ending,
-    } = http1::serve(stream, activity, &listener.plan, handle).await;
+    } = end;
+    let activity = &connection.activity;
     let (tls, log) = (connection.tls.as_ref(), connection.access_log());
     // Taken in any case: a tunnel that cannot begin would hold on to the connection for ever.
     let tunnel = connection.take_tunnel();
     match ending {
         Ending::Done => match tunnel {
-            Some(tunnel) => carry(stream, early, *tunnel, &connection).await,
+            Some(tunnel) => carry(stream, early, *tunnel, connection).await,
             None if activity.has_unread_body() => linger::linger(stream, activity).await,
             None => linger::close(stream).await,
         },
         Ending::Refused(failure) => {
-            exchange::log_refused(connection.client, &listener, tls, failure, log);
+            exchange::log_refused(connection.client, listener, tls, failure, log);
             linger::linger(stream, activity).await;
         }
         Ending::HeadTooSlow => {
-            exchange::log_refused(connection.client, &listener, tls, Failure::HeadTooSlow, log);
+            exchange::log_refused(connection.client, listener, tls, Failure::HeadTooSlow, log);
             answer(stream, Failure::HeadTooSlow, activity).await;
         }
         // Closed without a goodbye: the client must see that something is missing.
         Ending::Aborted => {}
-        Ending::Stalled => {
-            log_cut(connection.client, &listener, activity);
-        }
+        Ending::Stalled => log_cut(connection.client, listener, activity),
     }
 }
 
