@@ -95,4 +95,30 @@ fn a_file_that_cannot_be_read_is_reported() {
             .render(Colour::Off)
             .starts_with("error: the file is not UTF-8 text: byte 10 is wrong\n")
     );
+
+    // A pipe would be waited for, and with it every signal (attacks.md row 66).
+    let pipe = folder.path().join("pipe.toml");
+    let kind = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, rustix::fs::Mode::RWXU, 0).unwrap();
+    for path in [folder.path(), &pipe] {
+        let (plan, report) = config::load(path, &environment);
+        assert!(plan.is_none());
+        let report = report.render(Colour::Off);
+        assert!(
+            report.starts_with("error: cannot read the file: it is not a regular file\n"),
+            "{report}"
+        );
+    }
+}
+
+#[test]
+fn the_systemd_unit_lets_the_kernel_be_asked_about_slow_clients() {
+    let unit = fs::read_to_string("config/lockgate.service").unwrap();
+    let families = unit
+        .lines()
+        .find(|line| line.starts_with("RestrictAddressFamilies="))
+        .unwrap();
+    for family in ["AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK"] {
+        assert!(families.contains(family), "{families}");
+    }
 }

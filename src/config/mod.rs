@@ -17,6 +17,8 @@ mod resolve;
 mod suggest;
 mod value;
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use self::document::Document;
@@ -24,11 +26,14 @@ use self::plan::{Origin, Plan};
 use self::report::Report;
 use self::resolve::Resolver;
 
+/// The largest configuration file: no hand wrote more.
+const LARGEST_FILE: u64 = 16 << 20;
+
 /// Reads a configuration file; the plan is there if the report has no errors.
 ///
 /// `environment` gives the values of environment variables.
 pub fn load(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> (Option<Plan>, Report) {
-    let flaw = match std::fs::read(path) {
+    let flaw = match read(path) {
         Ok(bytes) => match String::from_utf8(bytes) {
             Ok(text) => return parse(path, &text, environment),
             Err(error) => format!(
@@ -41,6 +46,21 @@ pub fn load(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> (Optio
     let mut report = Report::new(path, "");
     report.error(&Origin::default(), flaw);
     (None, report)
+}
+
+/// Reads a regular file. It is asked what it is before it is opened: opening a pipe would wait for a writer,
+/// and with it everything that a signal asks for (attacks.md row 66).
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path)?;
+    file.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err(io::Error::other("it is larger than 16 MiB"));
+    }
+    Ok(bytes)
 }
 
 /// Reads a configuration from its text; paths in it are relative to the folder of `file_name`.
@@ -73,7 +93,7 @@ fn folder_of(file_name: &Path) -> PathBuf {
 }
 
 /// The system's reason, in lower case and without its number.
-fn describe(error: &std::io::Error) -> String {
+fn describe(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     text.to_lowercase()
