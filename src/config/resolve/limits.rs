@@ -29,8 +29,12 @@ impl Resolver<'_> {
             &written.header_bytes,
             defaults::HEADER_BYTES,
         );
+        let room = connection_memory / 4;
+        if header_bytes > room {
+            self.warn_of_heads(written, room);
+        }
         Limits {
-            header_bytes: header_bytes.min(connection_memory / 4),
+            header_bytes: header_bytes.min(room),
             header_line_bytes: self.number(
                 "header_line_bytes",
                 &written.header_line_bytes,
@@ -50,6 +54,21 @@ impl Resolver<'_> {
                 defaults::HTTP2_MAX_STREAMS,
             ),
             requests_per_connection: NonZeroU64::new(requests),
+        }
+    }
+
+    /// Says that a head gets no more than a quarter of the connection's memory.
+    fn warn_of_heads(&mut self, written: &LimitsDocument, room: usize) {
+        let heads = written.header_bytes.given().map(|heads| &heads.origin);
+        let memory = written.connection_memory.given().map(|all| &all.origin);
+        if let Some(origin) = heads.or(memory) {
+            self.report
+                .warning(
+                    origin,
+                    format!("request heads of more than {room} bytes are refused"),
+                )
+                .label("a head gets a quarter of `connection_memory`")
+                .help("raise `connection_memory`, or lower `header_bytes`");
         }
     }
 }
