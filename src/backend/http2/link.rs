@@ -104,21 +104,26 @@ impl Links {
         }
     }
 
-    /// A place on a connection that has room, or on a new one, made within `limit`.
+    /// A place on a connection that has room, or on a new one, within `limit`. Connections that are not kept
+    /// serve one exchange each: none waits for another's.
     pub async fn take(
         self: &Rc<Self>,
         server: &Server,
         limit: Duration,
     ) -> Result<Place, ConnectError> {
+        let deadline = Instant::now() + limit;
         loop {
             if let Some(link) = self.vacant() {
                 return Ok(self.place(link));
             }
-            if !self.dialing.get() {
-                return self.dial(server, limit).await.map(|link| self.place(link));
+            if !self.dialing.get() || self.keepalive == Keepalive::Off {
+                let link = self.dial(server, deadline).await?;
+                return Ok(self.place(link));
             }
             let failures = self.failures.get();
-            self.dialed.notified().await;
+            timeout_at(deadline, self.dialed.notified())
+                .await
+                .map_err(|_| ConnectError::Timeout)?;
             if self.failures.get() != failures {
                 return Err(self.failure.get().into());
             }
@@ -132,9 +137,9 @@ impl Links {
         open.iter().find(|link| link.has_room()).cloned()
     }
 
-    async fn dial(&self, server: &Server, limit: Duration) -> Result<Rc<Link>, ConnectError> {
+    async fn dial(&self, server: &Server, deadline: Instant) -> Result<Rc<Link>, ConnectError> {
         let _dialing = Dialing::begin(self);
-        match self.connect(server, Instant::now() + limit, limit).await {
+        match self.connect(server, deadline).await {
             Ok(link) => {
                 server.accepted();
                 if let (Keepalive::Idle(_), false) = (self.keepalive, self.closed.get()) {
@@ -153,12 +158,8 @@ impl Links {
         }
     }
 
-    async fn connect(
-        &self,
-        server: &Server,
-        deadline: Instant,
-        limit: Duration,
-    ) -> Result<Rc<Link>, ConnectError> {
+    async fn connect(&self, server: &Server, deadline: Instant) -> Result<Rc<Link>, ConnectError> {
+        let limit = deadline.saturating_duration_since(Instant::now());
         let stream = connect(server, limit).await?;
         let handshake = timeout_at(deadline, builder().handshake(stream)).await;
         let (requests, connection) = handshake
@@ -309,5 +310,48 @@ impl From<Failure> for ConnectError {
             Failure::Timeout => Self::Timeout,
             Failure::Unresolved => Self::Unresolved,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::addr::BackendAddr;
+
+    /// Links to a server that accepts, one of whose exchanges is connecting and comes to no end.
+    async fn occupied(keepalive: Keepalive) -> (TcpListener, std::sync::Arc<Server>, Rc<Links>) {
+        let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+            .await
+            .unwrap();
+        let server = Server::new(BackendAddr::Ip(listener.local_addr().unwrap()));
+        let links = Links::new(keepalive, Rc::default(), |_| {});
+        links.dialing.set(true);
+        (listener, server, Rc::new(links))
+    }
+
+    async fn take(links: &Rc<Links>, server: &Server) -> Result<Place, ConnectError> {
+        let taken = links.take(server, Duration::from_millis(500));
+        timeout(Duration::from_secs(10), taken)
+            .await
+            .expect("it waits for ever")
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_anothers_connection_waits_no_longer_than_the_limit() {
+        let (_listener, server, links) = occupied(Keepalive::Idle(Duration::from_secs(60))).await;
+        let taken = take(&links, &server).await;
+        assert!(matches!(taken, Err(ConnectError::Timeout)), "{taken:?}");
+    }
+
+    #[tokio::test]
+    async fn where_no_connection_is_kept_none_is_waited_for() {
+        let (_listener, server, links) = occupied(Keepalive::Off).await;
+        let taken = take(&links, &server).await;
+        assert!(taken.is_ok(), "{taken:?}");
     }
 }
