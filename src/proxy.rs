@@ -35,6 +35,7 @@ use crate::http::taken_over::TakenOver;
 use crate::http::tunnel::Ending;
 use crate::pace::Inflow;
 use crate::response_body::{PlainBody, ResponseBody};
+use crate::transform::compression::body::memory;
 use crate::transform::compression::negotiate::{self, Accepted, Decision};
 use crate::transform::{hop_by_hop, request_id, websocket};
 
@@ -62,7 +63,7 @@ pub async fn handle(
         Ok(Answer::Response(head, body)) => {
             let body = plain(body, pace.as_deref(), connection.activity.exchanges());
             let mut response = respond(head, body, &parts, asked.upgrade, &connection);
-            let compression = compress(&mut response, &asked, &view);
+            let compression = compress(&mut response, &asked, &view, pace.as_deref());
             exchange.answered(response.status());
             response.map(|body| ResponseBody::new(body, compression, exchange, pace))
         }
@@ -405,11 +406,13 @@ fn respond(
     response
 }
 
-/// Decides whether the answer is compressed, and makes its fields say so.
+/// Decides whether the answer is compressed, and makes its fields say so. One whose compressor does not fit
+/// into what its connection may hold passes as it is.
 fn compress<'a>(
     response: &mut Response<PlainBody>,
     asked: &Asked,
     view: &'a View,
+    pace: Option<&StreamPace>,
 ) -> Option<(Algorithm, &'a CompressionSettings)> {
     let (CompressionPlan::On(settings), Some(encodings)) =
         (&view.listener.plan.compression, asked.encodings)
@@ -417,13 +420,18 @@ fn compress<'a>(
         return None;
     };
     let length = response.body().size_hint().exact();
-    let decision = Decision::new(
+    let mut decision = Decision::new(
         encodings,
         response.status(),
         response.headers(),
         length,
         settings,
     );
+    if let (Decision::Compress(algorithm), Some(pace)) = (decision, pace)
+        && !pace.account().draw_compressor(memory(algorithm, length))
+    {
+        decision = Decision::PassButVary;
+    }
     decision.apply(response.headers_mut());
     negotiate::confirm(
         response.status(),

@@ -28,17 +28,11 @@ pub struct ResponseBody {
     exchange: Option<Exchange>,
     pace: Option<Rc<StreamPace>>,
     rated: Rated,
-    /// The memory of its compressor, and whether it was drawn.
-    compressor: (usize, Drawn),
+    /// What its compressor has drawn.
+    compressor: usize,
     /// What was read beyond a piece.
     rest: Bytes,
     progress: Progress,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Drawn {
-    Yes,
-    NotYet,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +135,8 @@ impl Body for PlainBody {
 }
 
 impl ResponseBody {
-    /// A body whose end is the exchange's.
+    /// A body whose end is the exchange's. Where it shares its connection with others, its compressor has
+    /// been drawn, and is given back with it.
     pub fn new(
         body: PlainBody,
         compression: Option<(Algorithm, &CompressionSettings)>,
@@ -169,7 +164,7 @@ impl ResponseBody {
             exchange: Some(exchange),
             pace,
             rated,
-            compressor: (compressor, Drawn::NotYet),
+            compressor,
             rest: Bytes::new(),
             progress: Progress::Running,
         }
@@ -182,7 +177,7 @@ impl ResponseBody {
             exchange: None,
             pace: None,
             rated: Rated::No,
-            compressor: (0, Drawn::NotYet),
+            compressor: 0,
             rest: Bytes::new(),
             progress: Progress::Complete,
         }
@@ -239,10 +234,6 @@ impl ResponseBody {
         if !self.rest.is_empty() {
             let rest = std::mem::take(&mut self.rest);
             return Poll::Ready(Some(Ok(Frame::data(self.cut(rest)))));
-        }
-        if let (bytes @ 1.., Drawn::NotYet) = self.compressor {
-            ready!(pace.account().poll_compressor(bytes, cx));
-            self.compressor.1 = Drawn::Yes;
         }
         ready!(pace.poll_room(cx));
         let frame = ready!(self.poll_content(cx));
@@ -305,9 +296,7 @@ impl Drop for ResponseBody {
     fn drop(&mut self) {
         if let Some(pace) = &self.pace {
             pace.let_go(self.rest.len());
-            if let (bytes, Drawn::Yes) = self.compressor {
-                pace.account().return_compressor(bytes);
-            }
+            pace.account().return_compressor(self.compressor);
         }
         if self.progress == Progress::Running
             && !self.is_end_stream()

@@ -1,9 +1,9 @@
 //! What one HTTP/2 connection makes us hold (`connection_memory`): the heads of its requests, the parts
 //! of its answers that are not taken yet, and compressors. One account, from which all its streams draw.
 //!
-//! Back-pressure comes first: an answer whose client takes nothing is not read on, and a compressor is
-//! waited for. A head cannot wait, so its stream is refused. Every stream may hold one piece of its answer
-//! in any case, and a connection one compressor, so that nothing waits for ever.
+//! Only an answer whose client takes nothing waits: it is not read on, and every stream may hold one piece
+//! of its answer in any case, so that none waits for another. A head cannot wait, so its stream is refused;
+//! an answer whose compressor does not fit goes out uncompressed. A connection may always have one.
 //!
 //! HTTP/1 has one exchange at a time, whose buffers are made no larger than its share.
 
@@ -75,7 +75,11 @@ impl Account {
         if held == 0 || self.left() >= LEAST_ROOM {
             return Poll::Ready(());
         }
-        self.wait(cx)
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
     }
 
     /// Draws a part of an answer.
@@ -89,29 +93,21 @@ impl Account {
         self.wake();
     }
 
-    /// Draws a compressor, once there is room for it or no other.
-    pub fn poll_compressor(&self, bytes: usize, cx: &mut Context<'_>) -> Poll<()> {
+    /// Draws a compressor, if there is room for it or no other.
+    pub fn draw_compressor(&self, bytes: usize) -> bool {
         let others = self.compressors.get();
         let used = self.heads.get() + self.answers.get() + others;
-        if others > 0 && used + bytes > self.limit {
-            return self.wait(cx);
+        let fits = others == 0 || used + bytes <= self.limit;
+        if fits {
+            self.compressors.set(others + bytes);
         }
-        self.compressors.set(others + bytes);
-        Poll::Ready(())
+        fits
     }
 
     /// Gives a compressor back.
     pub fn return_compressor(&self, bytes: usize) {
         give_back(&self.compressors, bytes);
         self.wake();
-    }
-
-    fn wait(&self, cx: &Context<'_>) -> Poll<()> {
-        let mut waiting = self.waiting.borrow_mut();
-        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            waiting.push(cx.waker().clone());
-        }
-        Poll::Pending
     }
 
     fn wake(&self) {
@@ -175,20 +171,12 @@ mod tests {
     #[test]
     fn there_is_always_one_compressor_and_more_where_they_fit() {
         let account = account();
-        assert!(
-            account
-                .poll_compressor(2 * LIMIT, &mut context())
-                .is_ready()
-        );
-        assert!(account.poll_compressor(1, &mut context()).is_pending());
+        assert!(account.draw_compressor(2 * LIMIT));
+        assert!(!account.draw_compressor(1));
         // It leaves half to the others.
         assert!(account.draw_head(LIMIT / 2));
         assert!(!account.draw_head(1));
         account.return_compressor(2 * LIMIT);
-        assert!(
-            account
-                .poll_compressor(LIMIT / 2, &mut context())
-                .is_ready()
-        );
+        assert!(account.draw_compressor(LIMIT / 2));
     }
 }

@@ -85,6 +85,21 @@ enum Stage {
     Over,
 }
 
+/// Bytes that compressing a body of this length, if known, holds for long: a small one's compressor comes
+/// and goes.
+pub fn memory(algorithm: Algorithm, length: Option<u64>) -> usize {
+    match algorithm {
+        _ if is_small(length) => 0,
+        Algorithm::Brotli => BROTLI_MEMORY,
+        Algorithm::Gzip => GZIP_MEMORY,
+        Algorithm::Zstd => ZSTD_MEMORY,
+    }
+}
+
+fn is_small(length: Option<u64>) -> bool {
+    length.is_some_and(|length| length <= SMALL)
+}
+
 impl<B> CompressedBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -112,14 +127,9 @@ where
         }
     }
 
-    /// Bytes that it holds for long, besides the content: a small body's compressor comes and goes.
+    /// Bytes that it holds for long, besides the content.
     pub fn memory(&self) -> usize {
-        match self.coding.algorithm {
-            _ if self.coding.is_small() => 0,
-            Algorithm::Brotli => BROTLI_MEMORY,
-            Algorithm::Gzip => GZIP_MEMORY,
-            Algorithm::Zstd => ZSTD_MEMORY,
-        }
+        memory(self.coding.algorithm, self.coding.length)
     }
 
     /// Compresses the next frames until there is one to give out.
@@ -304,7 +314,7 @@ struct Coding {
 
 impl Coding {
     fn is_small(self) -> bool {
-        self.length.is_some_and(|length| length <= SMALL)
+        is_small(self.length)
     }
 
     /// The room that a frame of output is likely to need: text shrinks to less than half.
