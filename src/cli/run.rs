@@ -6,7 +6,7 @@ use super::{ConfigArguments, colour, environment};
 use crate::config::defaults;
 use crate::config::plan::Plan;
 use crate::daemon::{self, Ended, Source, StartError};
-use crate::telemetry::log;
+use crate::telemetry::{log, panics};
 
 pub(super) fn run(arguments: &ConfigArguments) -> ExitCode {
     serve(Source::File(arguments.config.clone()), |_| {})
@@ -25,6 +25,7 @@ pub(super) fn serve(source: Source, started: impl FnOnce(&Plan)) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    panics::watch();
     match daemon::run(source, environment, log, started) {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
         Ok(Ended::Cut) => ExitCode::FAILURE,
