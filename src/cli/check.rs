@@ -51,7 +51,7 @@ fn table(policy: &TlsPolicy) -> String {
     for version in versions {
         for suite in policy.effective_suites() {
             if suite.versions().contains(&version) {
-                let _ = writeln!(text, "  {}  {}", version.name(), suite.name());
+                let _ = writeln!(text, "  {}  {}", version.key(), suite.name());
             }
         }
     }
@@ -86,7 +86,7 @@ mod tests {
             table(&policy),
             "  TLSv1.3  TLS_AES_128_GCM_SHA256\n  \
                TLSv1.2  ECDHE-RSA-AES128-GCM-SHA256\n  \
-               listed, not negotiated: TLSv1 TLSv1.1 AES128-SHA TLS_AES_128_CCM_SHA256\n"
+               listed, not negotiated: TLSv1.0 TLSv1.1 AES128-SHA TLS_AES_128_CCM_SHA256\n"
         );
         #[cfg(feature = "legacy-tls")]
         assert_eq!(
@@ -95,7 +95,7 @@ mod tests {
                TLSv1.2  ECDHE-RSA-AES128-GCM-SHA256\n  \
                TLSv1.2  AES128-SHA\n  \
                TLSv1.1  AES128-SHA\n  \
-               TLSv1  AES128-SHA\n  \
+               TLSv1.0  AES128-SHA\n  \
                listed, not negotiated: TLS_AES_128_CCM_SHA256\n"
         );
     }

@@ -68,7 +68,7 @@ impl TlsPolicy {
     pub fn unmet(&self) -> impl Iterator<Item = &'static str> {
         let suites = self.suites.iter().filter(|suite| !self.negotiates(suite));
         self.unmet_versions()
-            .map(Version::name)
+            .map(Version::key)
             .chain(suites.map(|suite| suite.name()))
     }
 
