@@ -157,6 +157,9 @@ async fn optional_serves_who_has_none_and_refuses_strangers() {
     assert_eq!(answer.status, 200);
 }
 
+/// In the place of a file's text: the file is named, and is not there.
+const MISSING: &str = "missing";
+
 #[tokio::test]
 async fn files_that_say_nothing_refuse_the_start_as_row_41_says() {
     let backend = Backend::echo().run().await;
@@ -174,6 +177,11 @@ async fn files_that_say_nothing_refuse_the_start_as_row_41_says() {
         (Some(clients.pem()), Some(""), "`clients.crl` is empty"),
         (
             Some(clients.pem()),
+            Some(MISSING),
+            "`clients.crl` cannot be read",
+        ),
+        (
+            Some(clients.pem()),
             Some(list),
             "a revocation list cannot be used",
         ),
@@ -189,7 +197,7 @@ async fn files_that_say_nothing_refuse_the_start_as_row_41_says() {
         };
         let proxy = Proxy::to(&backend).listener(auth);
         for (name, text) in [("clients.crt", ca), ("clients.crl", crl)] {
-            if let Some(text) = text {
+            if let Some(text) = text.filter(|text| *text != MISSING) {
                 std::fs::write(proxy.directory().join(name), text).unwrap();
             }
         }

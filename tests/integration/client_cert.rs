@@ -6,6 +6,7 @@ use aws_lc_rs::digest;
 use http::header::HOST;
 use http::{Method, Request, Version};
 use rcgen::{DnType, DnValue};
+use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -93,6 +94,48 @@ async fn the_backend_is_told_whose_certificate_it_is() {
     }
     let line = proxy.wait_for_access(|line| line["status"] == 200).await;
     assert_eq!(line["ssl_client_verify"], "SUCCESS");
+}
+
+#[tokio::test]
+async fn the_backend_is_told_the_same_of_a_resumed_session() {
+    let backend = Backend::echo().run().await;
+    let clients = Authority::named("clients");
+    let middle = clients.authority("middle");
+    let proxy = asking(&backend, &clients, "required")
+        .headers(ALL)
+        .run()
+        .await;
+    let mut client = middle.issue_as(named("client"));
+    client.cert_pem += middle.pem();
+    for version in [&TLS12, &TLS13] {
+        let config = proxy
+            .authority()
+            .config_for(&[version], &["http/1.1"], Some(&client));
+        let config = Arc::new(config);
+        let mut told: Vec<Vec<String>> = Vec::new();
+        for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+            let name = ServerName::try_from("localhost").unwrap();
+            let stream = TlsConnector::from(Arc::clone(&config))
+                .connect(name, proxy.plain().await)
+                .await
+                .unwrap();
+            assert_eq!(
+                stream.get_ref().1.handshake_kind(),
+                Some(kind),
+                "{version:?}"
+            );
+            // With the answer comes the ticket for the next connection.
+            let head = Client::http1(stream).await.get("/").await.text();
+            let mut lines: Vec<_> = lines(&head, OURS).into_iter().map(String::from).collect();
+            lines.sort_unstable();
+            told.push(lines);
+        }
+        let [full, resumed] = &told[..] else {
+            unreachable!()
+        };
+        assert_eq!(full.len(), 6, "{full:?}");
+        assert_eq!(full, resumed, "{version:?}");
+    }
 }
 
 #[tokio::test]
@@ -342,16 +385,9 @@ async fn the_backend_learns_protocol_and_suite() {
         (&TLS12, "TLSv1.2", "ECDHE-ECDSA-AES256-GCM-SHA384"),
         (&TLS13, "TLSv1.3", "TLS_AES_256_GCM_SHA384"),
     ] {
-        let config = proxy.authority().config(&["http/1.1"], None);
-        let provider = Arc::clone(config.crypto_provider());
-        let mut roots = rustls::RootCertStore::empty();
-        let root = CertificateDer::from_pem_slice(proxy.authority().pem().as_bytes()).unwrap();
-        roots.add(root).unwrap();
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[version])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let config = proxy
+            .authority()
+            .config_for(&[version], &["http/1.1"], None);
         let name = ServerName::try_from("localhost").unwrap();
         let stream = TlsConnector::from(Arc::new(config))
             .connect(name, proxy.plain().await)

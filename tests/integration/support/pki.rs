@@ -8,9 +8,9 @@ use rcgen::{
     DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256,
     RevokedCertParams, SerialNumber,
 };
-use rustls::RootCertStore;
 use rustls::client::ClientConfig;
 use rustls::crypto::aws_lc_rs;
+use rustls::{RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -131,10 +131,20 @@ impl Authority {
 
     /// The same, for a client that shows a certificate to whoever asks.
     pub(crate) fn config(&self, alpn: &[&str], identity: Option<&Issued>) -> ClientConfig {
+        self.config_for(rustls::ALL_VERSIONS, alpn, identity)
+    }
+
+    /// The same for some versions of TLS only.
+    pub(crate) fn config_for(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+        alpn: &[&str],
+        identity: Option<&Issued>,
+    ) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).unwrap();
         let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots);
         let mut config = match identity {
