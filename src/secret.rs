@@ -4,13 +4,14 @@
 //! byte for byte. What is derived is bound to a purpose, so that one secret serves several.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use zeroize::Zeroizing;
+
+use crate::file::{self, ReadError};
 
 /// The fewest bytes of a secret: as many as of the keys that derive from it.
 const LEAST: usize = 32;
@@ -36,17 +37,14 @@ impl Secret {
             path: path.to_owned(),
             fault,
         };
-        let unreadable = |error| fail(SecretFault::Unreadable(error));
-        // Asked before opening: opening a FIFO would wait for a writer.
-        let facts = fs::metadata(path).map_err(unreadable)?;
-        if !facts.is_file() {
-            return Err(fail(SecretFault::NotAFile));
-        }
-        let mut bytes = Zeroizing::new(Vec::with_capacity(LEAST));
-        let file = File::open(path).map_err(unreadable)?;
-        file.take(MOST + 1)
-            .read_to_end(&mut bytes)
-            .map_err(unreadable)?;
+        let (bytes, facts) = file::read(path, MOST).map_err(|error| {
+            fail(match error {
+                ReadError::Unreadable(error) => SecretFault::Unreadable(error),
+                ReadError::NotAFile(_) => SecretFault::NotAFile,
+                ReadError::TooLarge => SecretFault::TooLong,
+            })
+        })?;
+        let bytes = Zeroizing::new(bytes);
         judge(&bytes).map_err(fail)?;
         let mode = facts.permissions().mode() & 0o7777;
         let exposure = match mode & OTHERS_READ {
@@ -85,9 +83,6 @@ impl KeyType for Length {
 fn judge(bytes: &[u8]) -> Result<(), SecretFault> {
     if bytes.len() < LEAST {
         return Err(SecretFault::TooShort(bytes.len()));
-    }
-    if bytes.len() as u64 > MOST {
-        return Err(SecretFault::TooLong);
     }
     let mut seen = [false; 256];
     for byte in bytes {
@@ -179,6 +174,8 @@ impl std::error::Error for SecretError {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const BYTES: &[u8] = b"0123456789abcdef0123456789abcdef";

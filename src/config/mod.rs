@@ -17,14 +17,13 @@ mod resolve;
 mod suggest;
 mod value;
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use self::document::Document;
 use self::plan::{Origin, Plan};
 use self::report::Report;
 use self::resolve::Resolver;
+use crate::file::{self, ReadError};
 
 /// The largest configuration file: no hand wrote more.
 const LARGEST_FILE: u64 = 16 << 20;
@@ -33,34 +32,23 @@ const LARGEST_FILE: u64 = 16 << 20;
 ///
 /// `environment` gives the values of environment variables.
 pub fn load(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> (Option<Plan>, Report) {
-    let flaw = match read(path) {
-        Ok(bytes) => match String::from_utf8(bytes) {
+    let flaw = match file::read(path, LARGEST_FILE) {
+        Ok((bytes, _)) => match String::from_utf8(bytes) {
             Ok(text) => return parse(path, &text, environment),
             Err(error) => format!(
                 "the file is not UTF-8 text: byte {} is wrong",
                 error.utf8_error().valid_up_to() + 1
             ),
         },
-        Err(error) => format!("cannot read the file: {}", describe(&error)),
+        Err(ReadError::Unreadable(error)) => {
+            format!("cannot read the file: {}", describe(&error))
+        }
+        Err(ReadError::NotAFile(_)) => "cannot read the file: it is not a regular file".to_owned(),
+        Err(ReadError::TooLarge) => "cannot read the file: it is larger than 16 MiB".to_owned(),
     };
     let mut report = Report::new(path, "");
     report.error(&Origin::default(), flaw);
     (None, report)
-}
-
-/// Reads a regular file. It is asked what it is before it is opened: opening a pipe would wait for a writer,
-/// and with it everything that a signal asks for (attacks.md row 66).
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    let file = File::open(path)?;
-    file.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LARGEST_FILE {
-        return Err(io::Error::other("it is larger than 16 MiB"));
-    }
-    Ok(bytes)
 }
 
 /// Reads a configuration from its text; paths in it are relative to the folder of `file_name`.
@@ -93,7 +81,7 @@ fn folder_of(file_name: &Path) -> PathBuf {
 }
 
 /// The system's reason, in lower case and without its number.
-fn describe(error: &io::Error) -> String {
+fn describe(error: &std::io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     text.to_lowercase()

@@ -5,14 +5,13 @@
 //! what cannot be used is refused by name, and nothing is dropped silently. A file that holds both
 //! chain and key may be given for either.
 
-use std::fs::{self, File};
-use std::io::Read;
 use std::path::Path;
 
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
 use super::pem_error::{CRL, Half, MAX_CRL_SIZE, MAX_FILE_SIZE, PemError, PemFault, Wanted};
+use crate::file::{self, ReadError};
 
 /// Reads the text of a chain or key, which is wiped when it is dropped.
 pub fn read_text(path: &Path) -> Result<Zeroizing<Vec<u8>>, PemError> {
@@ -140,26 +139,11 @@ enum Item {
 }
 
 fn read(path: &Path, limit: u64) -> Result<Vec<u8>, PemFault> {
-    // Asked before opening: opening a FIFO would wait for a writer.
-    let kind = fs::metadata(path)
-        .map_err(PemFault::Unreadable)?
-        .file_type();
-    if !kind.is_file() {
-        return Err(PemFault::NotAFile(if kind.is_dir() {
-            "a directory"
-        } else {
-            "a device, pipe or socket"
-        }));
-    }
-    let mut text = Vec::new();
-    let file = File::open(path).map_err(PemFault::Unreadable)?;
-    file.take(limit + 1)
-        .read_to_end(&mut text)
-        .map_err(PemFault::Unreadable)?;
-    if text.len() as u64 > limit {
-        Err(PemFault::TooLarge(limit))
-    } else {
-        Ok(text)
+    match file::read(path, limit) {
+        Ok((text, _)) => Ok(text),
+        Err(ReadError::Unreadable(error)) => Err(PemFault::Unreadable(error)),
+        Err(ReadError::NotAFile(what)) => Err(PemFault::NotAFile(what)),
+        Err(ReadError::TooLarge) => Err(PemFault::TooLarge(limit)),
     }
 }
 
@@ -332,6 +316,7 @@ const ASN1_SEQUENCE: u8 = 0x30;
 #[cfg(test)]
 mod tests {
     use rcgen::KeyPair;
+    use std::fs;
 
     use super::*;
 

@@ -10,7 +10,8 @@ const FLOORS: [(Neighbours, &[&str]); 6] = [
     (
         Neighbours::Talk,
         &[
-            "addr", "network", "stream", "unsent", "pace", "timer", "task", "failure", "secret",
+            "addr", "network", "stream", "unsent", "pace", "timer", "task", "failure", "file",
+            "secret",
         ],
     ),
     (Neighbours::Apart, &["config"]),
