@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Once;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -36,7 +37,7 @@ thread_local! {
 pub fn unsent(local: SocketAddr, peer: SocketAddr) -> Option<u64> {
     DIAGNOSTICS.with_borrow_mut(|socket| {
         if socket.is_none() {
-            *socket = open().ok();
+            *socket = open().map_err(tell).ok();
         }
         let mut diagnostics: &Socket = socket.as_ref()?;
         // What is left of an earlier question is not the answer to this one.
@@ -46,6 +47,15 @@ pub fn unsent(local: SocketAddr, peer: SocketAddr) -> Option<u64> {
         let length = diagnostics.read(&mut answer).ok()?;
         parse(answer.get(..length)?)
     })
+}
+
+/// Says once why the kernel cannot be asked: `min_rate` then goes by what the socket took.
+fn tell(error: std::io::Error) {
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| {
+        tracing::warn!(%error, "the kernel does not say what clients acknowledge (sock_diag): \
+            slow clients are judged by what their sockets take");
+    });
 }
 
 fn open() -> std::io::Result<Socket> {
