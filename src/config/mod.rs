@@ -8,6 +8,7 @@ pub mod client_auth;
 pub mod defaults;
 pub mod plan;
 pub mod report;
+pub mod rule;
 pub mod tls_policy;
 
 mod document;

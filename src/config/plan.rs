@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::addr::BackendAddr;
 use crate::config::client::{AccessPlan, ClientIpPlan, ProxyProtocol};
 use crate::config::client_auth::{ClientAuthPlan, ClientCertPlan};
+use crate::config::rule::RulesPlan;
 use crate::config::tls_policy::TlsPolicy;
 
 pub use crate::config::process::{
@@ -128,6 +129,8 @@ pub struct ListenerPlan {
     pub tags: BTreeMap<String, String>,
     /// `server_group`: the default rule
     pub group: GroupId,
+    /// `[[listener.rule]]`
+    pub rules: RulesPlan,
     /// `idle_timeout` and its kin
     pub timeouts: Timeouts,
     /// `proxy_protocol`

@@ -11,6 +11,7 @@ use crate::config::plan::{
     ForwardedFor, GroupId, HeadersPlan, ListenAddress, ListenerPlan, ListenerProtocol, Origin,
     Switch, Timeouts,
 };
+use crate::config::rule::RulesPlan;
 use crate::config::value::{self, ValueError};
 
 /// What a listener binds.
@@ -86,6 +87,7 @@ impl Resolver<'_> {
             port: socket.port,
             tags,
             group: group?,
+            rules: RulesPlan::default(),
             timeouts,
             proxy_protocol,
             access,
