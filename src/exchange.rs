@@ -182,7 +182,7 @@ impl Entry {
             body_bytes_sent: self.body_sent,
             cause: failure.map(Failure::cause),
             server_group: Some(&self.group),
-            upstream_addr: upstream.map(|upstream| upstream.server.address()),
+            upstream_addr: upstream.map(|upstream| upstream.server.endpoint()),
             upstream_status: upstream
                 .and_then(|upstream| upstream.status)
                 .map(|status| status.as_u16()),

@@ -226,7 +226,7 @@ async fn forward(
     let answer = send(&outgoing, body, group, &mut trace).await;
     exchange.asked(&trace, answer.as_ref().ok().and_then(Answer::status));
     let answer = answer.map_err(|error| {
-        tracing::debug!(server = ?trace.server.as_ref().map(|s| s.address()), %error, "a request failed");
+        tracing::debug!(server = ?trace.server.as_ref().map(|s| s.endpoint()), %error, "a request failed");
         Failure::from(&error)
     })?;
     match bridge {

@@ -1,4 +1,4 @@
-//! Connects to a server: over TCP to one of its addresses, or to a unix socket.
+//! Connects to a server: over TCP, or to a unix socket.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
 use super::server::Server;
 use crate::addr::BackendAddr;
@@ -63,50 +63,28 @@ impl ConnectError {
     /// Whether the server is to blame, and is skipped for a moment.
     pub fn is_the_servers(&self) -> bool {
         match self {
-            Self::Refused(_) | Self::Timeout | Self::Unresolved => true,
-            Self::Exhausted(_) => false,
+            Self::Refused(_) | Self::Timeout => true,
+            // A name without an address is known already.
+            Self::Exhausted(_) | Self::Unresolved => false,
         }
     }
 }
 
-/// Connects to `server`, trying each of its addresses until `limit` has passed.
+/// Connects to `server` until `limit` has passed.
 pub async fn connect(server: &Server, limit: Duration) -> Result<BackendStream, ConnectError> {
-    let deadline = Instant::now() + limit;
     let attempt = async {
-        match server.address() {
+        match server.endpoint() {
             BackendAddr::Unix(path) => UnixStream::connect(path)
                 .await
                 .map(BackendStream::Unix)
                 .map_err(ConnectError::from),
             BackendAddr::Ip(address) => tcp(*address).await.map_err(ConnectError::from),
-            BackendAddr::Name { .. } => any(server, limit).await,
+            BackendAddr::Name { .. } => Err(ConnectError::Unresolved),
         }
     };
-    timeout_at(deadline, attempt)
+    timeout(limit, attempt)
         .await
         .unwrap_or(Err(ConnectError::Timeout))
-}
-
-/// Tries the addresses of a name in turn, each connection beginning with another one.
-async fn any(server: &Server, limit: Duration) -> Result<BackendStream, ConnectError> {
-    let addresses = server.resolved();
-    let start = server.next_start();
-    let share = limit / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
-    let mut last = ConnectError::Unresolved;
-    for address in addresses
-        .iter()
-        .cycle()
-        .skip(start % addresses.len().max(1))
-        .take(addresses.len())
-    {
-        // One that does not answer leaves time for the others.
-        match timeout(share, tcp(*address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => last = ConnectError::from(error),
-            Err(_) => last = ConnectError::Timeout,
-        }
-    }
-    Err(last)
 }
 
 async fn tcp(address: SocketAddr) -> io::Result<BackendStream> {
@@ -200,6 +178,6 @@ mod tests {
             assert_eq!(error.is_the_servers(), is_the_servers, "{error}");
         }
         assert!(ConnectError::Timeout.is_the_servers());
-        assert!(ConnectError::Unresolved.is_the_servers());
+        assert!(!ConnectError::Unresolved.is_the_servers());
     }
 }

@@ -1,6 +1,8 @@
 //! A server group as one worker sees it: whose turn it is, and the connections it keeps.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +14,12 @@ use super::http2::link::Links;
 use super::pool::Pool;
 use super::retirement::Retirement;
 use super::server::Server;
+use crate::addr::BackendAddr;
 use crate::config::plan::{GroupPlan, GroupProtocol, Keepalive};
 use crate::task::Spawn;
+
+/// What names stand for now, by name.
+pub type Addresses = HashMap<String, Vec<IpAddr>>;
 
 /// What all workers know of a group.
 #[derive(Debug)]
@@ -35,26 +41,59 @@ pub struct SharedGroup {
 }
 
 impl SharedGroup {
-    /// A group as planned; servers that `known` finds go on as they are.
-    pub fn new(
-        plan: &GroupPlan,
-        known: impl Fn(&crate::addr::BackendAddr) -> Option<Arc<Server>>,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            name: plan.name.as_str().into(),
+    /// A group as planned, with a server for each address of a name, each of the weight that was written:
+    /// what has several addresses are several servers, as for nginx and its `resolve`. Servers that `previous`,
+    /// the same group before, has too go on as they are.
+    pub fn new(plan: &GroupPlan, addresses: &Addresses, previous: Option<&Self>) -> Self {
+        let name: Arc<str> = plan.name.as_str().into();
+        let mut servers = Vec::with_capacity(plan.servers.len());
+        let mut weights = Vec::with_capacity(plan.servers.len());
+        for entry in &plan.servers {
+            for endpoint in endpoints(&entry.address, addresses) {
+                let known = previous.and_then(|group| group.server(&entry.address, &endpoint));
+                servers.push(known.unwrap_or_else(|| {
+                    Server::new(Arc::clone(&name), entry.address.clone(), endpoint)
+                }));
+                weights.push(entry.weight);
+            }
+        }
+        Self {
+            name,
             protocol: plan.protocol,
-            servers: plan
-                .servers
-                .iter()
-                .map(|entry| {
-                    known(&entry.address).unwrap_or_else(|| Server::new(entry.address.clone()))
-                })
-                .collect(),
-            weights: plan.servers.iter().map(|entry| entry.weight).collect(),
+            servers,
+            weights,
             keepalive: plan.keepalive,
             connect_timeout: plan.connect_timeout,
             retries: plan.retries,
-        })
+        }
+    }
+
+    /// Whether its servers are those of `other`, one for one.
+    pub fn has_servers_of(&self, other: &Self) -> bool {
+        let same = |(server, other): (&Arc<Server>, &Arc<Server>)| Arc::ptr_eq(server, other);
+        self.servers.len() == other.servers.len()
+            && self.servers.iter().zip(&other.servers).all(same)
+    }
+
+    fn server(&self, address: &BackendAddr, endpoint: &BackendAddr) -> Option<Arc<Server>> {
+        let mut servers = self.servers.iter();
+        servers
+            .find(|server| server.address() == address && server.endpoint() == endpoint)
+            .cloned()
+    }
+}
+
+/// Where the servers are that an address stands for; a name without addresses stands for itself.
+fn endpoints(address: &BackendAddr, addresses: &Addresses) -> Vec<BackendAddr> {
+    match address {
+        BackendAddr::Name { host, port } => match addresses.get(host) {
+            Some(found) if !found.is_empty() => found
+                .iter()
+                .map(|ip| BackendAddr::Ip(SocketAddr::new(*ip, *port)))
+                .collect(),
+            Some(_) | None => vec![address.clone()],
+        },
+        BackendAddr::Ip(_) | BackendAddr::Unix(_) => vec![address.clone()],
     }
 }
 
@@ -142,7 +181,8 @@ impl Group {
         })
     }
 
-    /// The server whose turn it is: neither tried already nor, if there is any other, refusing at the moment.
+    /// The server whose turn it is, of those that were not tried already: one that may be asked, or any, by
+    /// weight, where there is none.
     pub fn pick(&self, tried: &mut Tried) -> Option<&Member> {
         let mut balance = self.balance.borrow_mut();
         let weights = &self.shared.weights;
@@ -150,7 +190,7 @@ impl Group {
         let index = if self
             .members
             .iter()
-            .any(|member| member.server.has_refused())
+            .any(|member| member.server.is_doubtful())
         {
             let now = Instant::now();
             let willing = |index: usize| {
@@ -158,7 +198,7 @@ impl Group {
                     && self
                         .members
                         .get(index)
-                        .is_some_and(|m| !m.server.is_skipped(now))
+                        .is_some_and(|m| m.server.may_be_asked(now))
             };
             balance
                 .pick(weights, willing)

@@ -3,6 +3,7 @@
 pub mod balance;
 pub mod connect;
 pub mod group;
+pub mod health;
 pub mod http1;
 pub mod http2;
 pub mod pool;

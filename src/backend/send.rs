@@ -318,6 +318,11 @@ async fn run(
     );
     let answered = poll_fn(|cx| exchange.poll(cx)).await;
     trace.received = exchange.upload.received();
+    match &answered {
+        Ok(_) => member.server.answered(),
+        Err(error) if exchange.was_ignored(error) => member.server.left_unanswered(Instant::now()),
+        Err(_) => {}
+    }
     match answered {
         Ok(Answered::Final(head)) => {
             let (framing, reuse) = (head.framing, head.reuse);

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod client_auth;
 pub mod defaults;
+pub mod health;
 pub mod plan;
 pub mod report;
 pub mod rule;

@@ -4,6 +4,7 @@
 //! taken over from the generation before: servers by group and address, ticket keys by what tickets are
 //! bound to, certificates by their content.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
@@ -11,8 +12,7 @@ use http::{HeaderName, HeaderValue};
 use super::certificates::Certificates;
 use super::{client_auth, tickets};
 use crate::addr::BackendAddr;
-use crate::backend::group::SharedGroup;
-use crate::backend::server::Server;
+use crate::backend::group::{Addresses, SharedGroup};
 use crate::config::plan::{HttpsPlan, ListenerPlan, ListenerProtocol, Origin, Plan};
 use crate::config::report::Report;
 use crate::listener::Listener;
@@ -26,19 +26,24 @@ use crate::transform::client_cert;
 #[derive(Debug)]
 pub struct Generation {
     /// What was meant.
-    pub plan: Plan,
+    pub plan: Arc<Plan>,
     /// Its listeners, in the plan's order.
     pub listeners: Vec<Arc<Listener>>,
     /// Its groups, in the plan's order.
     pub groups: Vec<Arc<SharedGroup>>,
-    certificates: Certificates,
+    certificates: Arc<Certificates>,
 }
 
 impl Generation {
-    /// Reads the files that a plan names and builds what runs. `None` if anything is wrong, which stands in
-    /// the report then.
-    pub fn build(plan: Plan, previous: Option<&Self>, report: &mut Report) -> Option<Arc<Self>> {
-        let loaded = previous.map(|generation| &generation.certificates);
+    /// Reads the files that a plan names and builds what runs; names stand for `addresses`. `None` if anything is
+    /// wrong, which stands in the report then.
+    pub fn build(
+        plan: Plan,
+        addresses: &Addresses,
+        previous: Option<&Self>,
+        report: &mut Report,
+    ) -> Option<Arc<Self>> {
+        let loaded = previous.map(|generation| &*generation.certificates);
         let certificates = Certificates::load(&plan.certificates, loaded, report);
         let client_auths: Vec<_> = plan
             .listeners
@@ -54,7 +59,10 @@ impl Generation {
         let groups: Vec<_> = plan
             .groups
             .iter()
-            .map(|group| SharedGroup::new(group, |address| known(previous, &group.name, address)))
+            .map(|group| {
+                let same = previous.and_then(|generation| generation.group_named(&group.name));
+                Arc::new(SharedGroup::new(group, addresses, same))
+            })
             .collect();
         let slb_id = slb_id(&plan, report)?;
         let own_names = own_names(&plan);
@@ -81,32 +89,53 @@ impl Generation {
         Some(Arc::new(Self {
             listeners: listeners?,
             groups,
-            certificates: stock.certificates,
-            plan,
+            certificates: Arc::new(stock.certificates),
+            plan: Arc::new(plan),
         }))
     }
 
-    /// Servers that are reached by name, whose addresses have to be looked up.
-    pub fn named_servers(&self) -> Vec<Arc<Server>> {
-        self.groups
+    /// The same with the servers that its names stand for now; `None` if they are the same servers.
+    pub fn regrouped(&self, addresses: &Addresses) -> Option<Arc<Self>> {
+        let mut news = false;
+        let groups = self
+            .plan
+            .groups
             .iter()
-            .flat_map(|group| &group.servers)
-            .filter(|server| matches!(server.address(), BackendAddr::Name { .. }))
-            .cloned()
+            .zip(&self.groups)
+            .map(|(plan, group)| {
+                let now = SharedGroup::new(plan, addresses, Some(group));
+                if now.has_servers_of(group) {
+                    return Arc::clone(group);
+                }
+                news = true;
+                Arc::new(now)
+            })
+            .collect();
+        news.then(|| {
+            Arc::new(Self {
+                plan: Arc::clone(&self.plan),
+                listeners: self.listeners.clone(),
+                groups,
+                certificates: Arc::clone(&self.certificates),
+            })
+        })
+    }
+
+    /// The names of servers, which have to be looked up.
+    pub fn hosts(&self) -> HashSet<String> {
+        let servers = self.plan.groups.iter().flat_map(|group| &group.servers);
+        servers
+            .filter_map(|server| match &server.address {
+                BackendAddr::Name { host, .. } => Some(host.clone()),
+                BackendAddr::Ip(_) | BackendAddr::Unix(_) => None,
+            })
             .collect()
     }
-}
 
-fn known(previous: Option<&Generation>, group: &str, address: &BackendAddr) -> Option<Arc<Server>> {
-    let group = previous?
-        .groups
-        .iter()
-        .find(|known| &*known.name == group)?;
-    group
-        .servers
-        .iter()
-        .find(|server| server.address() == address)
-        .cloned()
+    fn group_named(&self, name: &str) -> Option<&SharedGroup> {
+        let mut groups = self.groups.iter().map(Arc::as_ref);
+        groups.find(|group| &*group.name == name)
+    }
 }
 
 /// The names that users gave to headers of identity: a listener's backends may be another's, too.

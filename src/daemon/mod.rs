@@ -25,8 +25,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::generation::Generation;
+use self::resolver::Names;
 use self::sockets::Change;
 use self::workers::Workers;
+use crate::backend::group::Addresses;
 use crate::config;
 use crate::config::plan::{ListenerPlan, Origin, Plan, Workers as WorkersPlan};
 use crate::config::report::{Colour, Report, Severity};
@@ -84,6 +86,7 @@ struct Daemon {
     generation: Arc<Generation>,
     open: HashSet<ListenerKey>,
     workers: Workers,
+    names: Names,
     access_log: AccessLog,
     log: LogControl,
 }
@@ -123,6 +126,7 @@ pub fn run(
 fn load(
     source: &Source,
     environment: Environment,
+    addresses: &Addresses,
     previous: Option<&Generation>,
 ) -> (Option<Arc<Generation>>, Report) {
     let (plan, mut report) = match source {
@@ -132,14 +136,15 @@ fn load(
             Report::new(Path::new("the command line"), ""),
         ),
     };
-    let generation = plan.and_then(|plan| Generation::build(plan, previous, &mut report));
+    let generation =
+        plan.and_then(|plan| Generation::build(plan, addresses, previous, &mut report));
     (generation, report)
 }
 
 /// Everything that a start would check: read, resolved and built, and the ports are tried without being kept.
 pub fn check(path: &Path, environment: Environment) -> (Option<Arc<Generation>>, Report) {
     let source = Source::File(path.to_owned());
-    let (generation, mut report) = load(&source, environment, None);
+    let (generation, mut report) = load(&source, environment, &Addresses::new(), None);
     for listener in generation
         .iter()
         .flat_map(|generation| &generation.plan.listeners)
@@ -165,7 +170,8 @@ impl Daemon {
         environment: Environment,
         log: LogControl,
     ) -> Result<Self, StartError> {
-        let (generation, mut report) = load(&source, environment, None);
+        let mut names = Names::default();
+        let (generation, mut report) = load(&source, environment, names.addresses(), None);
         let Some(generation) = generation else {
             return Err(StartError::Refused(report));
         };
@@ -179,7 +185,8 @@ impl Daemon {
             .and_then(AccessLog::start)
             .map_err(StartError::AccessLog)?;
         tell(&report);
-        resolver::resolve_all(generation.named_servers()).await;
+        names.learn(generation.hosts()).await;
+        let generation = with_addresses(generation, &names);
         let workers = Workers::start(count, || access_log.handle())
             .map_err(|error| StartError::System("cannot start a worker thread", error))?;
         workers.publish(&generation, change.opened, &[]).await;
@@ -199,24 +206,35 @@ impl Daemon {
             generation,
             open,
             workers,
+            names,
             access_log,
             log,
         })
     }
 
     async fn live(&mut self, signals: &mut Signals) -> Ended {
-        let mut lookups = Box::pin(resolver::keep_resolving(self.generation.named_servers()));
         loop {
-            tokio::select! {
-                event = signals.next() => match event {
-                    Event::Reload => {
-                        self.reload().await;
-                        lookups = Box::pin(resolver::keep_resolving(self.generation.named_servers()));
-                    }
-                    Event::Stop => return self.shut_down(signals).await,
-                },
-                () = &mut lookups => {}
+            let event = tokio::select! {
+                event = signals.next() => event,
+                () = self.names.changed() => Event::NamesChanged,
+            };
+            match event {
+                Event::Reload => {
+                    self.reload().await;
+                    self.names.keep_only(&self.generation.hosts());
+                }
+                Event::NamesChanged => self.regroup().await,
+                Event::Stop => return self.shut_down(signals).await,
             }
+        }
+    }
+
+    /// Gives the workers the servers that names stand for now.
+    async fn regroup(&mut self) {
+        if let Some(generation) = self.generation.regrouped(self.names.addresses()) {
+            let opened = (0..self.workers.count()).map(|_| Vec::new()).collect();
+            self.workers.publish(&generation, opened, &[]).await;
+            self.generation = generation;
         }
     }
 
@@ -256,13 +274,19 @@ impl Daemon {
     }
 
     /// Does all of a reload that can fail.
-    async fn prepare(&self) -> (Option<Prepared>, Report) {
-        let (generation, mut report) = load(&self.source, self.environment, Some(&self.generation));
+    async fn prepare(&mut self) -> (Option<Prepared>, Report) {
+        let (generation, mut report) = load(
+            &self.source,
+            self.environment,
+            self.names.addresses(),
+            Some(&self.generation),
+        );
         let Some(generation) = generation else {
             return (None, report);
         };
         // Before any socket is bound: from then on clients may come.
-        resolver::resolve_all(generation.named_servers()).await;
+        self.names.learn(generation.hosts()).await;
+        let generation = with_addresses(generation, &self.names);
         let change = sockets::prepare(
             &generation.plan,
             &self.open,
@@ -330,6 +354,12 @@ fn worker_count(plan: WorkersPlan) -> usize {
     }
 }
 
+fn with_addresses(generation: Arc<Generation>, names: &Names) -> Arc<Generation> {
+    generation
+        .regrouped(names.addresses())
+        .unwrap_or(generation)
+}
+
 /// A reload that can no longer fail.
 struct Prepared {
     generation: Arc<Generation>,
@@ -361,10 +391,11 @@ struct Signals {
     int: Signal,
 }
 
-/// What a signal asks for.
+/// What the daemon acts on: two signals, and what DNS says.
 enum Event {
     Reload,
     Stop,
+    NamesChanged,
 }
 
 impl Signals {

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http::Method;
@@ -138,6 +140,76 @@ async fn a_server_that_refuses_costs_no_error_is_skipped_and_later_asked_again()
     assert!(began.elapsed() >= Duration::from_secs(1));
     let names = who(&mut client, 10).await;
     assert_eq!(names.matches('a').count(), 5, "{names}");
+}
+
+/// A backend that closes every connection once it has read a request, until it is told to answer.
+async fn dying(name: &'static str, alive: &Arc<AtomicBool>) -> Backend {
+    let alive = Arc::clone(alive);
+    Backend::raw(move |stream, _| {
+        let alive = Arc::clone(&alive);
+        async move {
+            let mut stream = Raw::over(stream);
+            while stream.read_request_unhurried().await.is_some() {
+                if !alive.load(Ordering::SeqCst) {
+                    return;
+                }
+                stream.write(ok(name.as_bytes())).await;
+            }
+        }
+    })
+    .run()
+    .await
+}
+
+/// The statuses of so many requests, one after the other.
+async fn statuses(client: &mut Client, count: usize) -> Vec<u16> {
+    let mut statuses = Vec::new();
+    for _ in 0..count {
+        statuses.push(client.get("/").await.status.as_u16());
+    }
+    statuses
+}
+
+#[tokio::test]
+async fn a_server_that_leaves_three_requests_in_a_row_unanswered_is_skipped_and_later_asked_again()
+{
+    let alive = Arc::new(AtomicBool::new(false));
+    let a = dying("a", &alive).await;
+    let b = Backend::named("b").run().await;
+    let mut proxy = servers(&[(a.address(), 1), (b.address(), 1)])
+        .server("workers = 1")
+        .run()
+        .await;
+    let mut client = proxy.client().await;
+    let began = Instant::now();
+    let failed = statuses(&mut client, 12).await;
+    if began.elapsed() < Duration::from_secs(1) {
+        let failures = failed.iter().filter(|status| **status == 502).count();
+        assert_eq!(failures, 3, "{failed:?}");
+        assert_eq!(a.connections(), 3);
+    }
+    let says = "reason=\"unanswered\"";
+    proxy.wait_for_stderr(|text| text.contains(says)).await;
+    alive.store(true, Ordering::SeqCst);
+    within("it is asked again", async {
+        while !who(&mut client, 1).await.contains('a') {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let names = who(&mut client, 10).await;
+    assert_eq!(names.matches('a').count(), 5, "{names}");
+}
+
+#[tokio::test]
+async fn the_last_server_is_asked_however_often_it_fails() {
+    let alive = Arc::new(AtomicBool::new(false));
+    let a = dying("a", &alive).await;
+    let proxy = Proxy::to(&a).server("workers = 1").run().await;
+    let mut client = proxy.client().await;
+    assert_eq!(statuses(&mut client, 10).await, [502; 10]);
+    alive.store(true, Ordering::SeqCst);
+    assert_eq!(statuses(&mut client, 3).await, [200; 3]);
 }
 
 #[tokio::test]

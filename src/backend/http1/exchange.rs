@@ -157,6 +157,15 @@ impl Exchange {
             && (self.upload.is_unsent() || idempotent == Idempotence::Idempotent)
     }
 
+    /// Whether the backend took the request and left it without an answer: it was silent for too long, or closed
+    /// a connection that it had just accepted. A pooled one may have been closed for its age.
+    pub fn was_ignored(&self, error: &ExchangeError) -> bool {
+        let is_fresh = self.connection.history == History::Fresh;
+        self.answered == 0
+            && (matches!(error, ExchangeError::BackendTimeout)
+                || is_fresh && matches!(error, ExchangeError::Closed(_)))
+    }
+
     /// Polls both halves until the answer's head is there.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answered, ExchangeError>> {
         loop {

@@ -100,8 +100,16 @@ async fn run(
     let answered = poll_fn(|cx| exchange.poll(cx)).await;
     trace.received = exchange.upload.received();
     match answered {
-        Ok(response) => exchange.answered(response),
-        Err(error) => Err(exchange.failed(error)),
+        Ok(response) => {
+            server.answered();
+            exchange.answered(response)
+        }
+        Err(error) => {
+            if was_ignored(&error) {
+                server.left_unanswered(Instant::now());
+            }
+            Err(exchange.failed(error))
+        }
     }
 }
 
@@ -221,6 +229,12 @@ impl Exchange {
             Failed::Final(error)
         }
     }
+}
+
+/// Whether the backend left the request without a word: it was silent for too long, or its connection broke.
+fn was_ignored(error: &ExchangeError) -> bool {
+    matches!(error, ExchangeError::BackendTimeout)
+        || matches!(error, ExchangeError::Stream(error) if error.is_io())
 }
 
 /// Whether the backend says that it has done nothing about the request.

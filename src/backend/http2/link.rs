@@ -328,7 +328,8 @@ mod tests {
         let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
             .await
             .unwrap();
-        let server = Server::new(BackendAddr::Ip(listener.local_addr().unwrap()));
+        let address = BackendAddr::Ip(listener.local_addr().unwrap());
+        let server = Server::new("app".into(), address.clone(), address);
         let links = Links::new(keepalive, Rc::default(), |_| {});
         links.dialing.set(true);
         (listener, server, Rc::new(links))
