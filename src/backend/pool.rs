@@ -18,8 +18,10 @@ use crate::timer::LazyTimer;
 /// Idle connections kept per server and worker.
 const MOST_IDLE: usize = 1024;
 
-/// Bytes of buffer that an idle connection may hold.
+/// Bytes of buffer that a connection may hold which has just become idle.
 const IDLE_ROOM: usize = 16 * 1024;
+/// How long a connection is idle before it gives its buffers back.
+const RESTED: Duration = Duration::from_secs(1);
 
 /// A connection to a server, with the buffers that its exchanges share.
 #[derive(Debug)]
@@ -130,15 +132,20 @@ impl Pool {
         }
     }
 
-    /// Closes what has been idle for too long, and what its server has closed.
+    /// Closes what has been idle for too long, and what its server has closed; what stays and has been idle
+    /// for a while holds no buffers.
     pub fn sweep(&self, now: Instant) {
         let limit = match self.keepalive {
             Keepalive::Idle(limit) => limit,
             Keepalive::Off => Duration::ZERO,
         };
-        self.idle.borrow_mut().retain(|connection| {
-            now.saturating_duration_since(connection.idle_since) < limit
-                && connection.stream.is_quiet()
+        self.idle.borrow_mut().retain_mut(|connection| {
+            let idle = now.saturating_duration_since(connection.idle_since);
+            if idle >= RESTED {
+                connection.read = BytesMut::new();
+                connection.write = Vec::new();
+            }
+            idle < limit && connection.stream.is_quiet()
         });
     }
 
@@ -150,5 +157,35 @@ impl Pool {
     /// Whether no connection is idle.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_rests_gives_its_buffers_back_and_stays() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let _backend = listener.accept().await.unwrap();
+        let mut connection = Connection::new(BackendStream::Tcp(stream.unwrap()));
+        connection.read.reserve(8 * 1024);
+        let pool = Pool::new(
+            Keepalive::Idle(Duration::from_secs(60)),
+            Rc::new(Retirement::default()),
+        );
+        pool.put(connection);
+        let held = || {
+            let idle = pool.idle.borrow();
+            idle[0].read.capacity() + idle[0].write.capacity()
+        };
+        pool.sweep(Instant::now() + RESTED / 2);
+        assert!(held() >= 9 * 1024);
+        pool.sweep(Instant::now() + RESTED);
+        assert_eq!(held(), 0);
+        assert_eq!(pool.len(), 1);
     }
 }

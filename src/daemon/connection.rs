@@ -29,49 +29,72 @@ use crate::tls::accept::{HandshakeError, handshake};
 use crate::tls::facts::{Alpn, TlsFacts};
 
 /// Lives a connection from accept to close.
-pub async fn run(client: TcpStream, address: ClientAddr, view: View, place: Place) {
-    let seat = &place.seat;
-    let Some(home) = place.worker.home() else {
-        return;
-    };
-    let Ok(client) = tokio::net::TcpStream::from_std(client) else {
-        return;
-    };
-    // Boxed: what precedes the first request has a large state, and is soon over.
-    let begun = Box::pin(begin(client, address, &view.listener, &place, &home)).await;
-    let Some(Begun {
-        client,
-        stream,
-        tls,
-    }) = begun
-    else {
-        return;
-    };
-
-    let alpn = tls.as_ref().map_or(Alpn::Absent, |facts| facts.alpn);
-    let connection = Connection::new(client, tls, view, Rc::clone(&seat.activity), home);
-    match alpn {
-        Alpn::Http2 => Box::pin(serve_http2(stream, connection)).await,
-        Alpn::Http11 | Alpn::Absent => serve_http1(stream, connection).await,
+///
+/// Not an `async fn`, whose task would keep room for these arguments as long as it lives: they are soon
+/// used up, and with them the box of all that precedes the first request.
+pub fn run(
+    client: TcpStream,
+    address: ClientAddr,
+    view: View,
+    place: Place,
+) -> impl Future<Output = ()> {
+    let begun = Box::pin(begin(client, address, view, place));
+    async move {
+        let Some(Begun {
+            stream,
+            connection,
+            place: _held,
+        }) = begun.await
+        else {
+            return;
+        };
+        match connection.tls.as_ref().map(|facts| facts.alpn) {
+            Some(Alpn::Http2) => Box::pin(serve_http2(stream, connection)).await,
+            Some(Alpn::Http11 | Alpn::Absent) | None => serve_http1(stream, connection).await,
+        }
     }
 }
 
-/// A connection on which HTTP can begin.
+/// A connection on which HTTP can begin, and the place that it holds while it lives.
 struct Begun {
+    stream: Box<ClientStream>,
+    connection: Rc<Connection>,
+    place: Place,
+}
+
+/// Everything before HTTP.
+async fn begin(client: TcpStream, address: ClientAddr, view: View, place: Place) -> Option<Begun> {
+    let home = place.worker.home()?;
+    let client = tokio::net::TcpStream::from_std(client).ok()?;
+    let Secured {
+        client,
+        stream,
+        tls,
+    } = secure(client, address, &view.listener, &place, &home).await?;
+    let activity = Rc::clone(&place.seat.activity);
+    Some(Begun {
+        stream,
+        connection: Connection::new(client, tls, view, activity, home),
+        place,
+    })
+}
+
+/// A client that may speak.
+struct Secured {
     client: ClientAddr,
     stream: Box<ClientStream>,
     tls: Option<TlsFacts>,
 }
 
-/// Everything before HTTP: who the client is, whether it may come, and TLS, if the listener has it. All
-/// of it within handshake_timeout.
-async fn begin(
+/// Learns who the client is, whether it may come, and speaks TLS, if the listener has it. All of it within
+/// handshake_timeout.
+async fn secure(
     tcp: tokio::net::TcpStream,
     mut client: ClientAddr,
     listener: &Arc<Listener>,
     place: &Place,
     home: &Home,
-) -> Option<Begun> {
+) -> Option<Secured> {
     let deadline = Instant::now() + listener.plan.timeouts.handshake;
     let mut transport = match listener.tls {
         Some(_) => Transport::for_tls(tcp),
@@ -87,7 +110,7 @@ async fn begin(
         return None;
     }
     match &listener.tls {
-        None => Some(Begun {
+        None => Some(Secured {
             client,
             stream: Box::new(ClientStream::Plain(transport)),
             tls: None,
@@ -95,7 +118,7 @@ async fn begin(
         Some(config) => {
             let handshake = timeout_at(deadline, handshake(transport, config)).await;
             match handshake {
-                Ok(Ok((stream, facts))) => Some(Begun {
+                Ok(Ok((stream, facts))) => Some(Secured {
                     client,
                     stream: Box::new(stream),
                     tls: Some(facts),
@@ -250,5 +273,20 @@ async fn answer(mut stream: Box<ClientStream>, failure: Failure, activity: &Acti
     };
     if matches!(timeout(linger::GOODBYE, write).await, Ok(Ok(()))) {
         linger::linger(stream, activity).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_at_rest_keeps_less_than_half_a_kibibyte_of_task() {
+        assert!(state(run) <= 512, "{} bytes", state(run));
+        assert!(size_of::<Connection>() <= 304);
     }
 }

@@ -91,64 +91,106 @@ where
     B: Body<Data: Buf> + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let ListenerPlan {
-        timeouts, limits, ..
-    } = plan;
     let mut early = Bytes::new();
     let mut timer = LazyTimer::new();
     activity.begin_idle(stream.meter());
     loop {
-        let mut driver = Driver {
-            activity,
-            timeouts,
-            meter: Rc::clone(stream.meter()),
-            timer: &mut timer,
-            outflow: Outflow::new(timeouts.request, limits.min_rate),
-            stop: None,
-        };
-        let io = TokioIo::new(HttpIo::new(stream, early, Rc::clone(activity)));
-        let service = service_fn(|request| {
-            activity.exchange_began();
-            handle(request)
-        });
-        // Boxed, so that a parked connection's task does not keep room for it.
-        let mut http = Box::new(builder(limits).serve_connection(io, service));
-        let result = poll_fn(|cx| driver.poll(&mut http, cx)).await;
-        let stop = driver.stop;
-        let parts = http.into_parts();
-        let (taken_back, unread) = parts.io.into_inner().into_parts();
-        stream = taken_back;
-        early = join(parts.read_buf, unread);
-        let ending = ending(result, stop);
-        match (stop, ending, activity.phase()) {
-            (Some(Stop::Park), Ending::Done, Phase::Idle { since })
-                if activity.closing() == Closing::No && !activity.has_unread_body() =>
-            {
-                let since = flowing(since, stream.meter());
-                if early.is_empty() {
-                    match park(&mut stream, activity, since + timeouts.idle, &mut timer).await {
-                        Some(bytes) => early = bytes,
-                        None => {
-                            return End {
-                                stream,
-                                early,
-                                ending,
-                            };
-                        }
-                    }
-                } else {
-                    // Half a head came while the exchange before it was still running.
-                    activity.head_began(since);
-                }
+        let since = match round(stream, early, (activity, plan), &mut timer, &handle).await {
+            Left::Over(end) => return end,
+            Left::Idle(quiet, since) => {
+                stream = quiet;
+                since
             }
-            (_, ending, _) => {
+            Left::HalfHead(begun, half) => {
+                (stream, early) = (begun, half);
+                continue;
+            }
+        };
+        match park(
+            &mut stream,
+            activity,
+            since + plan.timeouts.idle,
+            &mut timer,
+        )
+        .await
+        {
+            Some(bytes) => early = bytes,
+            None => {
                 return End {
                     stream,
-                    early,
-                    ending,
+                    early: Bytes::new(),
+                    ending: Ending::Done,
                 };
             }
         }
+    }
+}
+
+/// What hyper leaves of a connection.
+enum Left {
+    /// It has ended.
+    Over(End),
+    /// It has been idle since then.
+    Idle(Box<ClientStream>, Instant),
+    /// Half a head came while the exchange before it was still running.
+    HalfHead(Box<ClientStream>, Bytes),
+}
+
+/// Lets hyper serve, until the connection ends or has nothing to do. A function of its own, so that a parked
+/// connection's task does not keep room for it.
+async fn round<H, F, B, E>(
+    stream: Box<ClientStream>,
+    early: Bytes,
+    (activity, plan): (&Rc<Activity>, &ListenerPlan),
+    timer: &mut LazyTimer,
+    handle: &H,
+) -> Left
+where
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Result<Response<B>, E>>,
+    E: Into<Box<dyn StdError + Send + Sync>>,
+    B: Body<Data: Buf> + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let ListenerPlan {
+        timeouts, limits, ..
+    } = plan;
+    let mut driver = Driver {
+        activity,
+        timeouts,
+        meter: Rc::clone(stream.meter()),
+        timer,
+        outflow: Outflow::new(timeouts.request, limits.min_rate),
+        stop: None,
+    };
+    let io = TokioIo::new(HttpIo::new(stream, early, Rc::clone(activity)));
+    let service = service_fn(|request| {
+        activity.exchange_began();
+        handle(request)
+    });
+    let mut http = Box::new(builder(limits).serve_connection(io, service));
+    let result = poll_fn(|cx| driver.poll(&mut http, cx)).await;
+    let stop = driver.stop;
+    let parts = http.into_parts();
+    let (stream, unread) = parts.io.into_inner().into_parts();
+    let early = join(parts.read_buf, unread);
+    let ending = ending(result, stop);
+    match (stop, ending, activity.phase()) {
+        (Some(Stop::Park), Ending::Done, Phase::Idle { since })
+            if activity.closing() == Closing::No && !activity.has_unread_body() =>
+        {
+            let since = flowing(since, stream.meter());
+            if early.is_empty() {
+                return Left::Idle(stream, since);
+            }
+            activity.head_began(since);
+            Left::HalfHead(stream, early)
+        }
+        (_, ending, _) => Left::Over(End {
+            stream,
+            early,
+            ending,
+        }),
     }
 }
 

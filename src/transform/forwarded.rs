@@ -88,45 +88,48 @@ impl ForwardedHeaders {
             ForwardedFor::Remove => drop(headers.remove(&X_FORWARDED_FOR)),
             ForwardedFor::Keep => {}
         }
-        let fields = [
-            (
-                self.plan.x_forwarded_proto,
-                &X_FORWARDED_PROTO,
-                Some(&self.proto),
-            ),
-            (
-                self.plan.x_forwarded_port,
-                &X_FORWARDED_PORT,
-                Some(&self.port),
-            ),
-            (self.plan.x_forwarded_host, &X_FORWARDED_HOST, host),
-            (
-                self.plan.x_forwarded_client_srcport,
-                &X_FORWARDED_CLIENT_SRCPORT,
-                Some(&client.port),
-            ),
-            (self.plan.slb_id, &SLB_ID, Some(&self.slb_id)),
-            (
-                self.plan.tls_protocol,
-                &X_FORWARDED_TLS_PROTOCOL,
-                client.tls_protocol.as_ref(),
-            ),
-            (
-                self.plan.tls_cipher,
-                &X_FORWARDED_TLS_CIPHER,
-                client.tls_cipher.as_ref(),
-            ),
-        ];
-        for (switch, name, value) in fields {
-            match (switch, value) {
-                (Switch::On, Some(value)) => drop(headers.insert(name, value.clone())),
-                (Switch::On, None) => drop(headers.remove(name)),
-                (Switch::Off, _) => {}
-            }
-        }
+        let plan = &self.plan;
+        set(headers, plan.x_forwarded_proto, &X_FORWARDED_PROTO, || {
+            Some(self.proto.clone())
+        });
+        set(headers, plan.x_forwarded_port, &X_FORWARDED_PORT, || {
+            Some(self.port.clone())
+        });
+        set(headers, plan.x_forwarded_host, &X_FORWARDED_HOST, || {
+            host.cloned()
+        });
+        let port = || Some(HeaderValue::from(client.port));
+        let switch = plan.x_forwarded_client_srcport;
+        set(headers, switch, &X_FORWARDED_CLIENT_SRCPORT, port);
+        set(headers, plan.slb_id, &SLB_ID, || Some(self.slb_id.clone()));
+        let protocol = || client.tls_protocol.map(HeaderValue::from_static);
+        set(
+            headers,
+            plan.tls_protocol,
+            &X_FORWARDED_TLS_PROTOCOL,
+            protocol,
+        );
+        let cipher = || client.tls_cipher.map(HeaderValue::from_static);
+        set(headers, plan.tls_cipher, &X_FORWARDED_TLS_CIPHER, cipher);
         if let Some(client_cert) = &self.client_cert {
             client_cert.apply(headers, client.certificate.as_deref());
         }
+    }
+}
+
+/// Sets a field that is switched on; if there is nothing to say, the client's own goes all the same.
+fn set(
+    headers: &mut HeaderMap,
+    switch: Switch,
+    name: &'static HeaderName,
+    value: impl FnOnce() -> Option<HeaderValue>,
+) {
+    match switch {
+        Switch::Off => {}
+        Switch::On => match value() {
+            Some(value) => drop(headers.insert(name, value)),
+            None => drop(headers.remove(name)),
+        },
     }
 }
 
@@ -135,9 +138,9 @@ impl ForwardedHeaders {
 #[derive(Clone, Debug)]
 pub struct ClientValues {
     ip: HeaderValue,
-    port: HeaderValue,
-    tls_protocol: Option<HeaderValue>,
-    tls_cipher: Option<HeaderValue>,
+    port: u16,
+    tls_protocol: Option<&'static str>,
+    tls_cipher: Option<&'static str>,
     certificate: Option<Box<CertificateValues>>,
 }
 
@@ -152,7 +155,7 @@ impl ClientValues {
             HeaderValue::try_from(client.ip().to_string()).expect("an address is a field value");
         Self {
             ip,
-            port: HeaderValue::from(client.port()),
+            port: client.port(),
             tls_protocol: None,
             tls_cipher: None,
             certificate: None,
@@ -167,8 +170,8 @@ impl ClientValues {
         cipher: &'static str,
         certificate: Option<CertificateValues>,
     ) -> Self {
-        self.tls_protocol = Some(HeaderValue::from_static(protocol));
-        self.tls_cipher = Some(HeaderValue::from_static(cipher));
+        self.tls_protocol = Some(protocol);
+        self.tls_cipher = Some(cipher);
         self.certificate = certificate.map(Box::new);
         self
     }
