@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use crate::addr::BackendAddr;
-use crate::config::defaults::Rule;
+use crate::config::defaults::{Rule, TAG_LENGTH};
 use crate::config::document::Quantity;
 use crate::config::plan::ListenAddress;
 use crate::config::suggest;
@@ -71,6 +71,10 @@ pub(super) enum ValueError {
     Network(String),
     /// A text that is not a field name.
     HeaderName(String),
+    /// A tag that begins with a word of the cloud's own.
+    TagBegins(&'static str),
+    /// A tag with the scheme of a URL.
+    TagHolds(&'static str),
     /// A text that is not a filter.
     Filter {
         /// What was written.
@@ -118,6 +122,8 @@ impl ValueError {
                 "expected an IP address or a network, such as `10.0.0.0/8`".to_owned()
             }
             Self::HeaderName(_) => "expected a name such as `X-Forwarded-For`".to_owned(),
+            Self::TagBegins(_) => "`acs:` and `aliyun` begin tags of the cloud's own".to_owned(),
+            Self::TagHolds(_) => "a tag is no URL".to_owned(),
             Self::Filter {
                 near: Some(near), ..
             } => format!("did you mean `{near}`?"),
@@ -156,6 +162,8 @@ impl fmt::Display for ValueError {
             Self::HeaderName(text) => {
                 write!(f, "`{}` is not a header's name", text.escape_debug())
             }
+            Self::TagBegins(begin) => write!(f, "it begins with `{begin}`"),
+            Self::TagHolds(scheme) => write!(f, "it contains `{scheme}`"),
             Self::Filter { text, .. } => {
                 write!(f, "`{}` is not a log level or filter", text.escape_debug())
             }
@@ -239,6 +247,24 @@ pub(super) fn text(value: String, least: usize, most: usize) -> Result<String, V
     }
     if value.contains(char::is_control) {
         return Err(ValueError::ControlCharacter);
+    }
+    Ok(value)
+}
+
+/// The key or the value of a tag (alb.md 1.1).
+pub(super) fn tag(value: String, least: usize) -> Result<String, ValueError> {
+    let value = text(value, least, TAG_LENGTH)?;
+    if let Some(begin) = ["acs:", "aliyun"]
+        .into_iter()
+        .find(|begin| value.starts_with(begin))
+    {
+        return Err(ValueError::TagBegins(begin));
+    }
+    if let Some(scheme) = ["http://", "https://"]
+        .into_iter()
+        .find(|scheme| value.contains(scheme))
+    {
+        return Err(ValueError::TagHolds(scheme));
     }
     Ok(value)
 }

@@ -200,7 +200,7 @@ impl Resolver<'_> {
     fn tags(&mut self, written: &BTreeMap<String, Written<String>>) -> BTreeMap<String, String> {
         let mut tags = BTreeMap::new();
         for (key, tag) in written {
-            if let Err(error) = value::text(key.clone(), 1, defaults::TAG_LENGTH) {
+            if let Err(error) = value::tag(key.clone(), 1) {
                 self.report
                     .error(
                         &tag.origin,
@@ -208,9 +208,7 @@ impl Resolver<'_> {
                     )
                     .label(error.expected());
             }
-            if let Some(text) =
-                self.string_at(key, tag, |text| value::text(text, 0, defaults::TAG_LENGTH))
-            {
+            if let Some(text) = self.string_at(key, tag, |text| value::tag(text, 0)) {
                 tags.insert(key.clone(), text);
             }
         }
