@@ -73,7 +73,11 @@ fn headers(c: &mut Criterion) {
         peer_trust: PeerTrust::Required,
     };
     c.bench_function("clean_request", |b| {
-        b.iter_batched_ref(request, hop_by_hop::clean_request, BatchSize::SmallInput);
+        b.iter_batched_ref(
+            request,
+            |headers| hop_by_hop::clean_request(headers, None),
+            BatchSize::SmallInput,
+        );
     });
     c.bench_function("forwarded", |b| {
         b.iter_batched_ref(

@@ -134,6 +134,14 @@ impl Listener {
         }
     }
 
+    /// The field that names the client, where one is believed.
+    pub fn client_header(&self) -> Option<&HeaderName> {
+        match &self.plan.client_ip {
+            ClientIpPlan::Retrieved(settings) => Some(&settings.header),
+            ClientIpPlan::LastHop => None,
+        }
+    }
+
     /// Whom a request is attributed to; asked before its fields are changed.
     pub fn client_ip(&self, headers: &HeaderMap, client: ClientAddr) -> ClientIp {
         match &self.plan.client_ip {

@@ -192,7 +192,7 @@ async fn forward(
     let expectation = request::expects_continue(parts.version, &mut parts.headers)?;
     let upgrade = websocket(parts, &body)?;
     let framing = framing(parts, &body);
-    hop_by_hop::clean_request(&mut parts.headers);
+    hop_by_hop::clean_request(&mut parts.headers, view.listener.client_header());
     hop_by_hop::remove_names(&mut parts.headers, view.listener.own_names());
     let bridge = bridge(parts)?;
     let received = host.as_ref().map(|host| &host.received);

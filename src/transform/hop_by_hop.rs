@@ -16,9 +16,10 @@ use crate::transform::field::members;
 /// `TE` is reduced to `trailers`, if the client said so, and `Trailer` passes: gRPC needs both. The
 /// writer of the backend's request owes `TE` its connection option (RFC 9110 10.1.4).
 /// `Proxy-Authorization` goes too: it is meant for a proxy that asked for it (RFC 9110 11.7.2), lockgate
-/// did not, and a backend is not to learn it.
-pub fn clean_request(headers: &mut HeaderMap) {
-    clean(headers, request_field);
+/// did not, and a backend is not to learn it. `trusted` is the field that the listener takes the
+/// client's address from: like the protected names, `Connection` cannot remove it.
+pub fn clean_request(headers: &mut HeaderMap, trusted: Option<&HeaderName>) {
+    clean(headers, request_field, trusted);
 }
 
 /// Cleans a backend's response: hop-by-hop fields, those that `Connection` names, and `X-Accel-*`, which
@@ -26,14 +27,14 @@ pub fn clean_request(headers: &mut HeaderMap) {
 ///
 /// A challenge of proxy authentication goes too: lockgate is no such proxy, so its client cannot answer.
 pub fn clean_response(headers: &mut HeaderMap) {
-    clean(headers, response_field);
+    clean(headers, response_field, None);
 }
 
 /// Cleans the trailers of either side: fields that frame, route, authenticate or say how content is to
 /// be processed have no meaning after the content (RFC 9110 6.5.1), and nothing that lockgate manages
 /// comes in by this door. Their number and size are the caller's to limit.
 pub fn clean_trailers(trailers: &mut HeaderMap) {
-    clean(trailers, trailer_field);
+    clean(trailers, trailer_field, None);
 }
 
 /// The same for a client's, with the names that [`remove_names`] removes.
@@ -81,7 +82,7 @@ enum Verdict {
     Te,
 }
 
-fn clean(headers: &mut HeaderMap, judge: fn(&[u8]) -> Verdict) {
+fn clean(headers: &mut HeaderMap, judge: fn(&[u8]) -> Verdict, trusted: Option<&HeaderName>) {
     let mut dropped: Vec<HeaderName> = Vec::new();
     let (mut connection, mut te) = (false, false);
     for name in headers.keys() {
@@ -96,15 +97,15 @@ fn clean(headers: &mut HeaderMap, judge: fn(&[u8]) -> Verdict) {
         headers.remove(name);
     }
     if connection {
-        remove_connection(headers);
+        remove_connection(headers, trusted);
     }
     if te {
         reduce_te(headers);
     }
 }
 
-/// Removes `Connection` and the fields that it names.
-fn remove_connection(headers: &mut HeaderMap) {
+/// Removes `Connection` and the fields that it names, but never `trusted`.
+fn remove_connection(headers: &mut HeaderMap, trusted: Option<&HeaderName>) {
     let names_fields = headers
         .get_all(CONNECTION)
         .iter()
@@ -118,6 +119,7 @@ fn remove_connection(headers: &mut HeaderMap) {
     for token in values.iter().flat_map(|value| members(value.as_bytes())) {
         if let Ok(name) = str::from_utf8(token)
             && may_be_removed(token)
+            && trusted.is_none_or(|trusted| !name.eq_ignore_ascii_case(trusted.as_str()))
         {
             headers.remove(name);
         }
@@ -370,6 +372,10 @@ mod tests {
         headers
     }
 
+    fn clean_request(headers: &mut HeaderMap) {
+        super::clean_request(headers, None);
+    }
+
     fn check(clean: fn(&mut HeaderMap), incoming: Fields<'_>, left: Fields<'_>) {
         let mut headers = map(incoming);
         clean(&mut headers);
@@ -455,6 +461,18 @@ mod tests {
                 &[("connection", name), (name, "v")],
                 &[(name, "v")],
             );
+        }
+    }
+
+    #[test]
+    fn connection_cannot_name_the_field_that_is_trusted() {
+        let trusted = HeaderName::from_static("x-edge-client");
+        for option in ["x-edge-client", "X-EDGE-CLIENT", "close, X-Edge-Client"] {
+            let fields = [("connection", option), ("x-edge-client", "192.0.2.1")];
+            let mut headers = map(&fields);
+            super::clean_request(&mut headers, Some(&trusted));
+            assert_eq!(headers, map(&fields[1..]), "{option}");
+            check(clean_request, &fields, &[]);
         }
     }
 

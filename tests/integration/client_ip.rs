@@ -218,6 +218,43 @@ async fn a_header_of_a_product_in_front_is_read_in_place_of_x_forwarded_for() {
     assert_eq!(request.field("ali-cdn-real-ip"), Some("198.51.100.7"));
 }
 
+#[tokio::test]
+async fn a_client_cannot_take_away_a_header_that_names_it_by_connection() {
+    let backend = Backend::named("a").run().await;
+    let client_ip = "client_ip = { header = \"X-Edge-Client\", trusted = [\"127.0.0.0/8\"] }";
+    let running = Proxy::to(&backend)
+        .http()
+        .listener(client_ip)
+        .headers("x_forwarded_proto = true")
+        .run()
+        .await;
+    for (number, options) in [
+        "x-edge-client, x-forwarded-for, x-forwarded-proto, authorization",
+        "close,X-EDGE-CLIENT,\tX-Forwarded-For,X-FORWARDED-PROTO , Authorization",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let named = "X-Edge-Client: 198.51.100.7\r\nX-Forwarded-For: 203.0.113.9\r\n";
+        let others = "Authorization: Basic x\r\nX-Hop: 1\r\nConnection: x-hop\r\n";
+        let lines = format!("Connection: {options}\r\n{named}{others}");
+        ask(running.plain().await, b"", &lines).await;
+        let line = line(&running, number + 1).await;
+        check_line(&line, "198.51.100.7", "header", 0, "127.0.0.1");
+        let request = backend.requests().pop().unwrap();
+        for (name, value) in [
+            ("x-edge-client", Some("198.51.100.7")),
+            ("x-forwarded-for", Some("203.0.113.9, 127.0.0.1")),
+            ("x-forwarded-proto", Some("http")),
+            ("authorization", Some("Basic x")),
+            ("x-hop", None),
+            ("connection", None),
+        ] {
+            assert_eq!(request.field(name), value, "{name}: {}", request.head);
+        }
+    }
+}
+
 /// A stream whose first write is preceded by other bytes, in the same segment.
 struct Preceded {
     before: Vec<u8>,
