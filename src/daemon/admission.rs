@@ -96,43 +96,26 @@ impl Admission {
             .store(clamp(per_address), Ordering::Relaxed);
     }
 
-    /// Takes a connection, unless there are too many.
-    pub fn admit(self: &Arc<Self>, client: IpAddr) -> Result<Admitted, Refusal> {
+    /// Takes a connection, unless there are too many; its address is counted by [`Admitted::count`].
+    pub fn admit(self: &Arc<Self>) -> Result<Admitted, Refusal> {
         if self.open.fetch_add(1, Ordering::Relaxed) >= self.most.load(Ordering::Relaxed) {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return Err(Refusal::Full);
         }
-        self.count(client)
+        Ok(self.admitted())
     }
 
     /// Takes one more than there may be: others have been asked to leave.
-    pub fn admit_beyond(self: &Arc<Self>, client: IpAddr) -> Result<Admitted, Refusal> {
+    pub fn admit_beyond(self: &Arc<Self>) -> Admitted {
         self.open.fetch_add(1, Ordering::Relaxed);
-        self.count(client)
+        self.admitted()
     }
 
-    /// Counts a connection by its address; it counts among all already.
-    fn count(self: &Arc<Self>, client: IpAddr) -> Result<Admitted, Refusal> {
-        let mut admitted = Admitted {
+    fn admitted(self: &Arc<Self>) -> Admitted {
+        Admitted {
             admission: Arc::clone(self),
             counted: None,
-        };
-        let most = self.most_per_address.load(Ordering::Relaxed);
-        if most == 0 {
-            return Ok(admitted);
         }
-        let address = network(client);
-        let mut refused = false;
-        self.with(address, |shard| {
-            let count = shard.entry(address).or_insert(0);
-            refused = *count >= most;
-            *count += usize::from(!refused);
-        });
-        if refused {
-            return Err(Refusal::Address);
-        }
-        admitted.counted = Some(address);
-        Ok(admitted)
     }
 
     fn with(&self, address: IpAddr, change: impl FnOnce(&mut HashMap<IpAddr, usize>)) {
@@ -146,6 +129,28 @@ impl Admission {
                     .unwrap_or_else(|poisoned| poisoned.into_inner()),
             );
         }
+    }
+}
+
+impl Admitted {
+    /// Counts it by its client's address, once that is known, unless there are too many of that address.
+    pub fn count(&mut self, client: IpAddr) -> Result<(), Refusal> {
+        let most = self.admission.most_per_address.load(Ordering::Relaxed);
+        if most == 0 || self.counted.is_some() {
+            return Ok(());
+        }
+        let address = network(client);
+        let mut refused = false;
+        self.admission.with(address, |shard| {
+            let count = shard.entry(address).or_insert(0);
+            refused = *count >= most;
+            *count += usize::from(!refused);
+        });
+        if refused {
+            return Err(Refusal::Address);
+        }
+        self.counted = Some(address);
+        Ok(())
     }
 }
 
@@ -283,12 +288,11 @@ mod tests {
     #[test]
     fn as_many_are_admitted_as_there_may_be_and_each_that_leaves_makes_room() {
         let admission = admission(2, 0);
-        let client = address("192.0.2.1");
-        let first = admission.admit(client).unwrap();
-        let _second = admission.admit(client).unwrap();
-        assert_eq!(admission.admit(client).unwrap_err(), Refusal::Full);
+        let first = admission.admit().unwrap();
+        let _second = admission.admit().unwrap();
+        assert_eq!(admission.admit().unwrap_err(), Refusal::Full);
         drop(first);
-        assert!(admission.admit(client).is_ok());
+        assert!(admission.admit().is_ok());
     }
 
     #[test]
@@ -301,12 +305,15 @@ mod tests {
             ("2001:db8::1", "2001:db8:0:1::1", false),
         ] {
             let admission = admission(100, 1);
-            let first = admission.admit(address(one)).unwrap();
-            let second = admission.admit(address(other));
-            let refused = second.as_ref().err() == Some(&Refusal::Address);
+            let mut first = admission.admit().unwrap();
+            first.count(address(one)).unwrap();
+            let mut second = admission.admit().unwrap();
+            let refused = second.count(address(other)) == Err(Refusal::Address);
             assert_eq!(refused, same, "{one} {other}");
             drop((first, second));
-            assert!(admission.admit(address(one)).is_ok());
+            let mut third = admission.admit().unwrap();
+            assert_eq!(third.count(address(one)), Ok(()));
+            drop(third);
             assert_eq!(admission.open.load(Ordering::Relaxed), 0, "all have left");
         }
     }

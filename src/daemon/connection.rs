@@ -63,14 +63,19 @@ struct Begun {
 }
 
 /// Everything before HTTP.
-async fn begin(client: TcpStream, address: ClientAddr, view: View, place: Place) -> Option<Begun> {
+async fn begin(
+    client: TcpStream,
+    address: ClientAddr,
+    view: View,
+    mut place: Place,
+) -> Option<Begun> {
     let home = place.worker.home()?;
     let client = tokio::net::TcpStream::from_std(client).ok()?;
     let Secured {
         client,
         stream,
         tls,
-    } = secure(client, address, &view.listener, &place, &home).await?;
+    } = secure(client, address, &view.listener, &mut place, &home).await?;
     let activity = Rc::clone(&place.seat.activity);
     Some(Begun {
         stream,
@@ -92,7 +97,7 @@ async fn secure(
     tcp: tokio::net::TcpStream,
     mut client: ClientAddr,
     listener: &Arc<Listener>,
-    place: &Place,
+    place: &mut Place,
     home: &Home,
 ) -> Option<Secured> {
     let deadline = Instant::now() + listener.plan.timeouts.handshake;
@@ -102,6 +107,9 @@ async fn secure(
     };
     if listener.plan.proxy_protocol.is_expected_from(client.ip()) {
         client = announced(&mut transport, client, listener, deadline).await?;
+        if !place.count(client) {
+            return None;
+        }
     }
     if !listener.plan.access.admits(client.ip()) {
         tracing::debug!(target: "lockgate::access", %client, listener = %listener.name,

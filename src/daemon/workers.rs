@@ -418,16 +418,25 @@ impl Worker {
         self.overload.make_room(all)
     }
 
-    fn admit(&self, peer: SocketAddr) -> Result<Admitted, Refusal> {
+    /// Takes a connection. Where its peer announces a client, the address is counted that it names.
+    fn admit(&self, peer: SocketAddr, key: ListenerKey) -> Result<Admitted, Refusal> {
         let admission = &self.peers.admission;
-        match admission.admit(peer.ip()) {
-            Err(Refusal::Full) if self.make_room() => admission.admit_beyond(peer.ip()),
-            outcome => outcome,
+        let mut admitted = match admission.admit() {
+            Err(Refusal::Full) if self.make_room() => admission.admit_beyond(),
+            outcome => outcome?,
+        };
+        let announces = |view: View| {
+            let proxies = &view.listener.plan.proxy_protocol;
+            proxies.is_expected_from(peer.ip())
+        };
+        if !self.view(key).is_some_and(announces) {
+            admitted.count(peer.ip())?;
         }
+        Ok(admitted)
     }
 
     fn accepted(self: &Rc<Self>, client: TcpStream, peer: SocketAddr, key: ListenerKey) {
-        let admitted = match self.admit(peer) {
+        let admitted = match self.admit(peer, key) {
             Ok(admitted) => admitted,
             Err(refusal) => return self.overload.refused(refusal),
         };
@@ -481,7 +490,7 @@ impl Worker {
             seat,
             worker: Rc::clone(self),
             number,
-            _admitted: admitted,
+            admitted,
         };
         self.spawn(connection::run(client, ClientAddr::new(peer), view, place));
     }
@@ -527,7 +536,18 @@ pub struct Place {
     /// The worker.
     pub worker: Rc<Worker>,
     number: usize,
-    _admitted: Admitted,
+    admitted: Admitted,
+}
+
+impl Place {
+    /// Counts the connection by the address of a client that was announced. Whether it may stay.
+    pub fn count(&mut self, client: ClientAddr) -> bool {
+        let counted = self.admitted.count(client.ip());
+        if let Err(refusal) = counted {
+            self.worker.overload.refused(refusal);
+        }
+        counted.is_ok()
+    }
 }
 
 impl Drop for Place {

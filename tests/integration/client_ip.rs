@@ -419,6 +419,39 @@ async fn a_trusted_peer_that_sends_no_usable_header_is_closed_without_an_answer(
 }
 
 #[tokio::test]
+async fn connections_are_counted_by_the_client_that_is_announced_and_not_by_the_proxy() {
+    let backend = Backend::named("a").run().await;
+    let mut running = Proxy::to(&backend)
+        .http()
+        .server("workers = 2\nmax_connections_per_ip = 2")
+        .listener("proxy_protocol = { trusted = [\"127.0.0.1\"] }")
+        .run()
+        .await;
+    let announcing = |client: u8| format!("PROXY TCP4 192.0.2.{client} 198.51.100.1 4711 443\r\n");
+    let mut held = Vec::new();
+    for client in [1, 1, 2, 2, 3] {
+        let header = announcing(client);
+        let (raw, answer) = ask(running.plain().await, header.as_bytes(), "").await;
+        assert_eq!(answer.status(), 200, "{header}");
+        held.push(raw);
+    }
+    let mut over = Raw::over(running.plain().await);
+    over.write(announcing(2)).await;
+    assert_eq!(over.read_to_end().await.0, b"");
+    running
+        .wait_for_stderr(|text| text.contains("max_connections_per_ip"))
+        .await;
+    // A peer that is not trusted is counted as what it is.
+    for _ in 0..2 {
+        let (raw, answer) = ask(from("127.0.0.2", &running).await, b"", "").await;
+        assert_eq!(answer.status(), 200);
+        held.push(raw);
+    }
+    let mut over = Raw::over(from("127.0.0.2", &running).await);
+    assert_eq!(over.read_to_end().await.0, b"");
+}
+
+#[tokio::test]
 async fn a_header_must_be_whole_within_handshake_timeout() {
     let backend = Backend::named("a").run().await;
     let mut running = Proxy::to(&backend)
