@@ -4,7 +4,7 @@
 //! `ListenAddr` the address a listener is bound to, `BackendAddr` where a backend is reached.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// The last hop before lockgate: the peer of the client's socket or, where a trusted peer announced its own
@@ -132,6 +132,17 @@ impl Provenance {
             Self::Header => "header",
             Self::Leftmost => "leftmost",
         }
+    }
+}
+
+/// What counts as one client where clients are counted: of IPv6 a /64, the least that a customer is given.
+pub fn network_of(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(address) => {
+            let prefix = address.to_bits() >> 64 << 64;
+            IpAddr::V6(Ipv6Addr::from_bits(prefix))
+        }
+        address @ IpAddr::V4(_) => address,
     }
 }
 

@@ -10,6 +10,8 @@ use http::StatusCode;
 pub enum Failure {
     /// The group has no server, all weights are 0, or none is left to try.
     NoServer,
+    /// More requests came than the rule's traffic_limit takes.
+    TrafficLimited,
     /// No descriptor, memory or port was left for a connection to a server.
     Exhausted,
     /// The server refused or reset the connection before anything was sent.
@@ -80,8 +82,9 @@ pub enum Failure {
 
 impl Failure {
     /// Every failure, for tests and documentation.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::NoServer,
+        Self::TrafficLimited,
         Self::Exhausted,
         Self::ConnectRefused,
         Self::ConnectTimeout,
@@ -120,9 +123,11 @@ impl Failure {
     /// The status in the answer and in the log. 499 is only ever logged: nobody is left to read it.
     pub fn status(self) -> StatusCode {
         match self {
-            Self::NoServer | Self::Exhausted | Self::Drained | Self::ConnectionMemory => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoServer
+            | Self::TrafficLimited
+            | Self::Exhausted
+            | Self::Drained
+            | Self::ConnectionMemory => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectRefused
             | Self::NameUnresolved
             | Self::BackendClosed
@@ -157,6 +162,7 @@ impl Failure {
     pub fn cause(self) -> &'static str {
         match self {
             Self::NoServer => "no_server",
+            Self::TrafficLimited => "traffic_limited",
             Self::Exhausted => "exhausted",
             Self::ConnectRefused => "connect_refused",
             Self::ConnectTimeout => "connect_timeout",
@@ -225,9 +231,10 @@ impl Failure {
             | Self::TransferCodingUnknown
             | Self::PlainHttp
             | Self::VersionUnsupported => "http_request_error",
-            Self::MethodRefused | Self::MisdirectedRequest | Self::ProtocolUnknown => {
-                "http_request_denied"
-            }
+            Self::TrafficLimited
+            | Self::MethodRefused
+            | Self::MisdirectedRequest
+            | Self::ProtocolUnknown => "http_request_denied",
             Self::LoopDetected => "proxy_loop_detected",
             Self::EncoderFailed => "proxy_internal_error",
         }
@@ -237,6 +244,7 @@ impl Failure {
     pub fn connection(self) -> AfterFailure {
         match self {
             Self::NoServer
+            | Self::TrafficLimited
             | Self::Exhausted
             | Self::ConnectRefused
             | Self::ConnectTimeout
@@ -317,6 +325,7 @@ mod tests {
     fn statuses_are_those_of_the_architecture_page() {
         for (failure, status) in [
             (Failure::NoServer, 503),
+            (Failure::TrafficLimited, 503),
             (Failure::ConnectRefused, 502),
             (Failure::BackendMalformed, 502),
             (Failure::ConnectTimeout, 504),

@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::time::Instant;
 
+use crate::addr::network_of;
 use crate::config::plan::ServerPlan;
 use crate::http::activity::{Activity, Closing, Phase};
 
@@ -139,7 +140,7 @@ impl Admitted {
         if most == 0 || self.counted.is_some() {
             return Ok(());
         }
-        let address = network(client);
+        let address = network_of(client);
         let mut refused = false;
         self.admission.with(address, |shard| {
             let count = shard.entry(address).or_insert(0);
@@ -172,17 +173,6 @@ impl Drop for Admitted {
 
 fn clamp(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
-}
-
-/// What counts as one address: of IPv6 a /64, which is the least that a customer is given.
-fn network(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V6(address) => {
-            let prefix = address.to_bits() >> 64 << 64;
-            IpAddr::V6(Ipv6Addr::from_bits(prefix))
-        }
-        address @ IpAddr::V4(_) => address,
-    }
 }
 
 /// Takes as many descriptors as the system grants, and says how many that are.

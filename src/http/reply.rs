@@ -1,12 +1,15 @@
-//! The answers that lockgate makes itself, from the one table in `failure`.
+//! The answers that lockgate makes itself: to requests that failed, from the one table in `failure`, and
+//! those that rules ask for.
 //!
-//! Short HTML as nginx sends it, `Proxy-Status` (RFC 9209) with the cause, nothing about the inside.
+//! Short HTML as nginx sends it, nothing about the inside; to a failure `Proxy-Status` (RFC 9209) with the
+//! cause.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, SERVER};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, SERVER};
 use http::{HeaderMap, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
+use crate::config::rule::{ContentType, FixedResponse};
 use crate::failure::{AfterFailure, Failure};
 
 /// `Proxy-Status` (RFC 9209)
@@ -16,6 +19,9 @@ const NAME: &str = "lockgate";
 /// What can be asked instead of TRACE or CONNECT.
 const METHODS: HeaderValue =
     HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+
+/// `ALB-QPS-Limited` (alb.md 6.3)
+const ALB_QPS_LIMITED: HeaderName = HeaderName::from_static("alb-qps-limited");
 
 /// What becomes of the client's connection after an answer of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +44,7 @@ impl Afterwards {
 
 /// The answer to a request that failed.
 pub fn reply(failure: Failure, afterwards: Afterwards) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from(page(failure)));
+    let mut response = Response::new(Bytes::from(failure_page(failure)));
     *response.status_mut() = failure.status();
     if failure.status().canonical_reason().is_none() {
         let reason = ReasonPhrase::from_static(reason(failure.status()).as_bytes());
@@ -51,10 +57,64 @@ pub fn reply(failure: Failure, afterwards: Afterwards) -> Response<Bytes> {
     if failure == Failure::MethodRefused {
         headers.insert(ALLOW, METHODS);
     }
+    if failure == Failure::TrafficLimited {
+        headers.insert(ALB_QPS_LIMITED, HeaderValue::from_static("Limited"));
+    }
     if afterwards == Afterwards::Close {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// The answer that sends a client elsewhere.
+pub fn redirect(code: StatusCode, location: HeaderValue) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(page(code, "")));
+    *response.status_mut() = code;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
+    headers.insert(SERVER, HeaderValue::from_static(NAME));
+    headers.insert(LOCATION, location);
+    response
+}
+
+/// The answer that a rule gives instead of a backend. 204 and 205 have no content (RFC 9110 15.3.5, 15.3.6).
+pub fn fixed(plan: &FixedResponse) -> Response<Bytes> {
+    let has_content = !matches!(
+        plan.code,
+        StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT
+    );
+    let body = match has_content {
+        true => plan.body.clone(),
+        false => Bytes::new(),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = plan.code;
+    let headers = response.headers_mut();
+    headers.insert(SERVER, HeaderValue::from_static(NAME));
+    if has_content {
+        headers.insert(CONTENT_TYPE, content_type(plan.content_type));
+    }
+    response
+}
+
+/// The answer to a browser that asks what another site's page may do.
+pub fn preflight(fields: HeaderMap) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    *response.headers_mut() = fields;
+    let headers = response.headers_mut();
+    headers.insert(SERVER, HeaderValue::from_static(NAME));
+    response
+}
+
+fn content_type(content_type: ContentType) -> HeaderValue {
+    HeaderValue::from_static(match content_type {
+        ContentType::Plain => "text/plain",
+        ContentType::Css => "text/css",
+        ContentType::Html => "text/html",
+        ContentType::JavaScript => "application/javascript",
+        ContentType::Json => "application/json",
+    })
 }
 
 fn proxy_status(failure: Failure, headers: &mut HeaderMap) {
@@ -76,14 +136,17 @@ fn reason(status: StatusCode) -> &'static str {
     }
 }
 
-fn page(failure: Failure) -> String {
-    let status = failure.status();
-    let (code, reason) = (status.as_u16(), reason(status));
+fn failure_page(failure: Failure) -> String {
     let why = if failure == Failure::PlainHttp {
         "<p>The plain HTTP request was sent to an HTTPS port</p>\r\n"
     } else {
         ""
     };
+    page(failure.status(), why)
+}
+
+fn page(status: StatusCode, why: &str) -> String {
+    let (code, reason) = (status.as_u16(), reason(status));
     format!(
         "<html>\r\n<head><title>{code} {reason}</title></head>\r\n<body>\r\n\
          <center><h1>{code} {reason}</h1></center>\r\n{why}<hr><center>{NAME}</center>\r\n</body>\r\n</html>\r\n"
@@ -93,7 +156,7 @@ fn page(failure: Failure) -> String {
 /// The same answer as bytes, for where no HTTP library is at work: it always closes the connection.
 pub fn raw(failure: Failure) -> Vec<u8> {
     let status = failure.status();
-    let page = page(failure);
+    let page = failure_page(failure);
     format!(
         "HTTP/1.1 {} {}\r\nServer: {NAME}\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\
          Proxy-Status: {NAME}; error={}; details=\"{}\"\r\nConnection: close\r\n\r\n{page}",
@@ -134,6 +197,47 @@ mod tests {
         let response = reply(Failure::MethodRefused, Afterwards::Keep);
         assert_eq!(response.headers().get(ALLOW).unwrap(), METHODS);
         assert!(!response.headers().contains_key(CONNECTION));
+    }
+
+    #[test]
+    fn only_a_limit_says_that_it_was_one() {
+        for failure in Failure::ALL {
+            let response = reply(failure, Afterwards::of(failure));
+            let limited = response.headers().get(ALB_QPS_LIMITED);
+            let expected = (failure == Failure::TrafficLimited).then_some("Limited");
+            assert_eq!(limited.map(|value| value.to_str().unwrap()), expected);
+        }
+    }
+
+    #[test]
+    fn a_fixed_response_is_what_the_file_says_where_it_may_have_content() {
+        for (code, content_type, body, sent) in [
+            (200, ContentType::Plain, "ok", Some("text/plain")),
+            (404, ContentType::Css, "ok", Some("text/css")),
+            (503, ContentType::Html, "", Some("text/html")),
+            (
+                299,
+                ContentType::JavaScript,
+                "ok",
+                Some("application/javascript"),
+            ),
+            (599, ContentType::Json, "ok", Some("application/json")),
+            (204, ContentType::Plain, "ok", None),
+            (205, ContentType::Plain, "ok", None),
+        ] {
+            let response = fixed(&FixedResponse {
+                code: StatusCode::from_u16(code).unwrap(),
+                content_type,
+                body: Bytes::from_static(body.as_bytes()),
+            });
+            assert_eq!(response.status().as_u16(), code);
+            let found = response.headers().get(CONTENT_TYPE);
+            assert_eq!(found.map(|value| value.to_str().unwrap()), sent, "{code}");
+            assert_eq!(
+                response.body().is_empty(),
+                sent.is_none() || body.is_empty()
+            );
+        }
     }
 
     #[test]

@@ -50,6 +50,7 @@ pub enum Proto {
 #[derive(Clone, Debug)]
 pub struct ForwardedHeaders {
     plan: HeadersPlan,
+    secured: Proto,
     proto: HeaderValue,
     port: HeaderValue,
     slb_id: HeaderValue,
@@ -60,17 +61,36 @@ impl ForwardedHeaders {
     /// Prepares a listener's values; `port` is the one that it listens on.
     pub fn new(plan: HeadersPlan, proto: Proto, port: u16, slb_id: HeaderValue) -> Self {
         // In lower case, as everyone else writes it; the documents leave it open (alb.md 1.5).
-        let proto = HeaderValue::from_static(match proto {
+        let lower = HeaderValue::from_static(match proto {
             Proto::Http => "http",
             Proto::Https => "https",
         });
         Self {
+            secured: proto,
             client_cert: ClientCertHeaders::new(&plan.client_cert).map(Box::new),
             plan,
-            proto,
+            proto: lower,
             port: HeaderValue::from(port),
             slb_id,
         }
+    }
+
+    /// The listener's protocol, as rules insert it: `HTTP` or `HTTPS`.
+    pub fn protocol(&self) -> HeaderValue {
+        HeaderValue::from_static(match self.secured {
+            Proto::Http => "HTTP",
+            Proto::Https => "HTTPS",
+        })
+    }
+
+    /// The listener's port.
+    pub fn port(&self) -> &HeaderValue {
+        &self.port
+    }
+
+    /// The instance's name.
+    pub fn slb_id(&self) -> &HeaderValue {
+        &self.slb_id
     }
 
     /// Sets the fields that are switched on, in place of whatever the client sent under their names; the
@@ -179,6 +199,11 @@ impl ClientValues {
     /// The client's IP address.
     pub fn ip(&self) -> &HeaderValue {
         &self.ip
+    }
+
+    /// The client's source port.
+    pub fn port(&self) -> HeaderValue {
+        HeaderValue::from(self.port)
     }
 }
 
