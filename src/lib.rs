@@ -61,6 +61,7 @@
 //! exchange (one request and its response) - room (a module of the flow) - plan, generation - drain.
 //! The load balancer's own words keep their spelling in TOML keys. S1 and S2 are the two documents on
 //! whose behaviour lockgate's HTTPS listener is modelled.
+#![cfg_attr(not(feature = "legacy-tls"), forbid(unsafe_code))]
 
 pub mod accept;
 pub mod addr;

@@ -122,7 +122,10 @@ impl TlsFacts {
             shown: shown(tls, server_name.as_deref()),
             server_name,
             alpn: Alpn::of(connection.selected_alpn_protocol()),
-            session: Session::New,
+            session: match connection.session_reused() {
+                true => Session::Resumed,
+                false => Session::New,
+            },
             client: Client::Unasked,
         })
     }

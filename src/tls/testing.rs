@@ -1,6 +1,8 @@
 //! For the tests of this room: certificates, and handshakes in memory with a client of any ability.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
@@ -12,7 +14,7 @@ use rustls::client::{ClientConfig, ClientConnection, ResolvesClientCert};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{ServerConfig, ServerConnection};
 use rustls::sign::{CertifiedKey, SigningKey};
-use rustls::time_provider::DefaultTimeProvider;
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::{AlertDescription, CipherSuite, DigitallySignedStruct, NamedGroup, SignatureScheme};
 use rustls_pki_types::{
     CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime,
@@ -66,6 +68,27 @@ pub(crate) fn listener_tls(
     let context = Context::new("web", policy, &[]);
     let ticketer = Ticketer::new(context, KeySource::Random, Arc::new(DefaultTimeProvider));
     ListenerTls::new(policy, store, http2, client_auth, ticketer.unwrap()).unwrap()
+}
+
+/// A clock that is set.
+#[derive(Debug)]
+pub(crate) struct Clock(AtomicU64);
+
+impl Clock {
+    pub(crate) fn at(seconds: u64) -> Arc<Self> {
+        Arc::new(Self(AtomicU64::new(seconds)))
+    }
+
+    pub(crate) fn set(&self, seconds: u64) {
+        self.0.store(seconds, Ordering::Relaxed);
+    }
+}
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        let seconds = Duration::from_secs(self.0.load(Ordering::Relaxed));
+        Some(UnixTime::since_unix_epoch(seconds))
+    }
 }
 
 /// What a client asks for and can do.

@@ -98,6 +98,8 @@ struct Ring {
 struct Key {
     name: [u8; NAME_LEN],
     aead: RandomizedNonceKey,
+    #[cfg(feature = "legacy-tls")]
+    older: Secret,
 }
 
 impl Ticketer {
@@ -187,7 +189,7 @@ impl Ticketer {
             .ok()?;
         let (sealed, issued) = opened.split_last_chunk::<TIME_LEN>()?;
         let (length, issued) = (sealed.len(), u64::from_be_bytes(*issued));
-        if now.saturating_sub(issued) > u64::from(LIFETIME) || issued.saturating_sub(now) > SKEW {
+        if !is_in_time(issued, now) {
             return None;
         }
         session.truncate(length);
@@ -202,6 +204,66 @@ impl Ticketer {
         right.copy_from_slice(&self.context.0);
         Aad::from(bytes)
     }
+}
+
+/// How long the name of a ticket is that OpenSSL makes.
+#[cfg(feature = "legacy-tls")]
+pub const OLDER_NAME: usize = NAME_LEN;
+/// How long each half of its key is.
+#[cfg(feature = "legacy-tls")]
+pub const OLDER_HALF: usize = KEY_LEN;
+
+/// The key of a ticket that OpenSSL makes, for a client that rustls cannot serve. OpenSSL seals with
+/// AES-256-CBC and HMAC-SHA256 (RFC 5077 section 4), which covers the name, too.
+#[cfg(feature = "legacy-tls")]
+pub struct OlderKey {
+    cipher: Zeroizing<[u8; OLDER_HALF]>,
+    mac: Zeroizing<[u8; OLDER_HALF]>,
+}
+
+#[cfg(feature = "legacy-tls")]
+impl OlderKey {
+    /// What encrypts.
+    pub fn cipher(&self) -> &[u8; OLDER_HALF] {
+        &self.cipher
+    }
+
+    /// What authenticates.
+    pub fn mac(&self) -> &[u8; OLDER_HALF] {
+        &self.mac
+    }
+}
+
+/// Tickets that OpenSSL makes are named `key (8) | time of issue (8)`. Their keys are derived from the
+/// epoch's, and bind them to the name that the client asked for, as rustls does by itself.
+#[cfg(feature = "legacy-tls")]
+impl Ticketer {
+    /// The name and the key of a ticket that is issued now.
+    pub fn older_key(&self, server_name: &str) -> Option<([u8; OLDER_NAME], OlderKey)> {
+        let now = self.now()?;
+        let ring = self.ring(now);
+        let mut name = ring.current.name;
+        name.last_chunk_mut::<TIME_LEN>()?
+            .copy_from_slice(&now.to_be_bytes());
+        Some((name, ring.current.older(server_name)?))
+    }
+
+    /// The key of the ticket with a name, if it may still be used.
+    pub fn older_key_named(&self, name: &[u8; OLDER_NAME], server_name: &str) -> Option<OlderKey> {
+        let (id, issued) = name.split_last_chunk::<TIME_LEN>()?;
+        let now = self.now()?;
+        if !is_in_time(u64::from_be_bytes(*issued), now) {
+            return None;
+        }
+        let ring = self.ring(now);
+        let key = ring.all().find(|key| key.name.starts_with(id))?;
+        key.older(server_name)
+    }
+}
+
+/// Whether a ticket can be used that was issued then.
+fn is_in_time(issued: u64, now: u64) -> bool {
+    now.saturating_sub(issued) <= u64::from(LIFETIME) && issued.saturating_sub(now) <= SKEW
 }
 
 impl ProducesTickets for Ticketer {
@@ -263,9 +325,13 @@ impl Ring {
         epoch > self.epoch || epoch + 1 < self.epoch
     }
 
+    fn all(&self) -> impl Iterator<Item = &Key> {
+        let all = std::iter::once(&self.current).chain(self.others.iter().flatten());
+        all.map(|key| &**key)
+    }
+
     fn named(&self, name: &[u8; NAME_LEN]) -> Option<&Key> {
-        let mut all = std::iter::once(&self.current).chain(self.others.iter().flatten());
-        all.find(|key| key.name == *name).map(|key| &**key)
+        self.all().find(|key| key.name == *name)
     }
 }
 
@@ -286,6 +352,17 @@ impl Key {
         Some(Self {
             name: name.try_into().ok()?,
             aead: RandomizedNonceKey::new(&AES_256_GCM, key).ok()?,
+            #[cfg(feature = "legacy-tls")]
+            older: Secret::new(bytes),
+        })
+    }
+
+    #[cfg(feature = "legacy-tls")]
+    fn older(&self, server_name: &str) -> Option<OlderKey> {
+        let derive = |what: &[u8]| self.older.derive(&[what, server_name.as_bytes()]);
+        Some(OlderKey {
+            cipher: derive(b"OpenSSL's tickets, cipher, for ")?,
+            mac: derive(b"OpenSSL's tickets, MAC, for ")?,
         })
     }
 }
@@ -335,11 +412,8 @@ fn sha256(bytes: &[u8]) -> [u8; SHA256_OUTPUT_LEN] {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
     use rustls::CipherSuite;
     use rustls::client::ClientConfig;
-    use rustls_pki_types::UnixTime;
 
     use super::*;
     use crate::config::plan::Http2;
@@ -347,34 +421,12 @@ mod tests {
     use crate::tls::ListenerTls;
     use crate::tls::facts::{Session, TlsFacts};
     use crate::tls::store::CertificateStore;
-    use crate::tls::testing::{Client, Key as CertificateKey, certificate, handshake_with};
+    use crate::tls::testing::{Client, Clock, Key as CertificateKey, certificate, handshake_with};
 
     /// The beginning of an epoch.
     const START: u64 = 1_800_000_000;
     const TLS12: &[CipherSuite] = &[CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256];
     const TLS13: &[CipherSuite] = &[CipherSuite::TLS13_AES_128_GCM_SHA256];
-
-    #[derive(Debug)]
-    struct Clock(AtomicU64);
-
-    impl Clock {
-        fn at(seconds: u64) -> Arc<Self> {
-            Arc::new(Self(AtomicU64::new(seconds)))
-        }
-
-        fn set(&self, seconds: u64) {
-            self.0.store(seconds, Ordering::Relaxed);
-        }
-    }
-
-    impl TimeProvider for Clock {
-        fn current_time(&self) -> Option<UnixTime> {
-            let seconds = self.0.load(Ordering::Relaxed);
-            Some(UnixTime::since_unix_epoch(std::time::Duration::from_secs(
-                seconds,
-            )))
-        }
-    }
 
     fn shared(bytes: u8) -> KeySource {
         KeySource::Shared(Arc::new(Secret::new(&[bytes; 32])))

@@ -217,6 +217,31 @@ fn pem_is_read_in_one_file() {
 }
 
 #[test]
+fn what_is_unsafe_stands_in_one_file_of_a_feature() {
+    let sources = sources();
+    let says = |source: &&Source| {
+        let words = [
+            "unsafe {",
+            "unsafe fn",
+            "unsafe extern",
+            "unsafe impl",
+            "unsafe_code",
+        ];
+        let mut lines = source
+            .code()
+            .filter(|line| !line.contains("forbid(unsafe_code)"));
+        lines.any(|line| words.iter().any(|word| line.contains(word)))
+    };
+    let found: Vec<_> = sources.iter().filter(says).map(|s| &s.path).collect();
+    assert_eq!(found, ["tls/legacy/ticket_keys.rs"]);
+    let lib = sources.iter().find(|s| s.path == "lib.rs").unwrap();
+    assert!(
+        lib.text
+            .contains("#![cfg_attr(not(feature = \"legacy-tls\"), forbid(unsafe_code))]")
+    );
+}
+
+#[test]
 fn tasks_are_spawned_by_the_workers_only() {
     for source in sources() {
         let spawns = |line: &str| line.contains("tokio::spawn(") || line.contains("spawn_local(");

@@ -307,7 +307,7 @@ async fn curl_of_old_is_served_both_ways() {
 }
 
 #[tokio::test]
-async fn sessions_are_not_resumed_and_not_renegotiated() {
+async fn older_clients_do_not_renegotiate() {
     let Some(openssl) = peer("openssl") else {
         return;
     };
@@ -315,22 +315,6 @@ async fn sessions_are_not_resumed_and_not_renegotiated() {
     let proxy = old(&backend).run().await;
     let address = format!("127.0.0.1:{}", proxy.port());
     let weak = "DEFAULT@SECLEVEL=0";
-    let arguments = [
-        "s_client",
-        "-connect",
-        &address,
-        "-tls1",
-        "-cipher",
-        weak,
-        "-reconnect",
-    ];
-    let said = run(&openssl, &arguments).await.succeeded();
-    assert_eq!(said.matches("New, ").count(), 6, "{said}");
-    assert!(
-        !said.contains("Reused") && !said.contains("ticket:"),
-        "{said}"
-    );
-
     // `R` asks for another handshake.
     let mut child = Command::new(openssl)
         .args(["s_client", "-connect", &address, "-tls1_1", "-cipher", weak])

@@ -30,6 +30,8 @@ mod headers;
 mod http;
 mod http2;
 #[cfg(feature = "legacy-tls")]
+mod legacy_tickets;
+#[cfg(feature = "legacy-tls")]
 mod legacy_tls;
 mod limits;
 mod loops;

@@ -15,15 +15,16 @@ const VERSIONS: [&str; 2] = ["-tls1_2", "-tls1_3"];
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
 /// A client that keeps its session in a file.
-struct Keeper {
+pub(crate) struct Keeper {
     openssl: PathBuf,
     folder: TempDir,
     version: &'static str,
+    suites: &'static str,
 }
 
 /// How a client was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Taken {
+pub(crate) enum Taken {
     /// As one that has never been here.
     Anew,
     /// By its ticket.
@@ -32,10 +33,16 @@ enum Taken {
 
 impl Keeper {
     fn new(openssl: &Path, version: &'static str) -> Self {
+        Self::offering(openssl, version, "DEFAULT")
+    }
+
+    /// One that offers these suites of TLS 1.2 and below.
+    pub(crate) fn offering(openssl: &Path, version: &'static str, suites: &'static str) -> Self {
         Self {
             openssl: openssl.to_owned(),
             folder: TempDir::new().unwrap(),
             version,
+            suites,
         }
     }
 
@@ -45,10 +52,11 @@ impl Keeper {
     }
 
     /// Connects with what it has, asks for something, and keeps what it is given.
-    async fn connect(&self, port: u16, more: &[&str]) -> Outcome {
+    pub(crate) async fn connect(&self, port: u16, more: &[&str]) -> Outcome {
         let (address, session) = (format!("127.0.0.1:{port}"), self.session());
         let mut arguments = vec!["s_client", "-connect", &address, "-servername", "localhost"];
-        arguments.extend(["-ign_eof", self.version, "-sess_out", &session]);
+        arguments.extend(["-ign_eof", self.version, "-cipher", self.suites]);
+        arguments.extend(["-sess_out", &session]);
         if Path::new(&session).exists() {
             arguments.extend(["-sess_in", &session]);
         }
@@ -58,13 +66,13 @@ impl Keeper {
         outcome
     }
 
-    async fn visit(&self, proxy: &Running) -> Taken {
+    pub(crate) async fn visit(&self, proxy: &Running) -> Taken {
         self.visit_port(proxy.port()).await
     }
 
-    async fn visit_port(&self, port: u16) -> Taken {
+    pub(crate) async fn visit_port(&self, port: u16) -> Taken {
         let outcome = self.connect(port, &[]).await;
-        match outcome.stdout.contains("\nReused, TLSv1.") {
+        match outcome.stdout.contains("\nReused, ") {
             true => Taken::Resumed,
             false => Taken::Anew,
         }
@@ -72,15 +80,15 @@ impl Keeper {
 }
 
 /// A secret file that only its owner reads.
-fn write_secret(directory: &Path, bytes: &[u8]) {
+pub(crate) fn write_secret(directory: &Path, bytes: &[u8]) {
     let path = directory.join("secret");
     std::fs::write(&path, bytes).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+pub(crate) const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
-async fn with_secret(backend: &Backend, secret: &[u8]) -> Running {
+pub(crate) async fn with_secret(backend: &Backend, secret: &[u8]) -> Running {
     let proxy = Proxy::to(backend).server("workers = 2\nsecret_file = \"secret\"");
     write_secret(proxy.directory(), secret);
     proxy.run().await

@@ -1,11 +1,12 @@
 //! OpenSSL, set up for one listener: exactly the policy's older versions and suites, and nothing that would
-//! need keys or state of its own.
+//! need state of its own.
 //!
-//! Sessions are not resumed: OpenSSL's tickets would have other keys and another lifetime than ours. HTTP/2
-//! is not offered: RFC 9113 9.2.2 forbids it with every one of these suites.
+//! Sessions are resumed by tickets alone, as rustls does it. HTTP/2 is not offered: RFC 9113 9.2.2 forbids
+//! it with every one of these suites.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use openssl::error::ErrorStack;
 use openssl::ssl::{
@@ -15,9 +16,11 @@ use openssl::ssl::{
 use tokio_openssl::SslStream;
 
 use super::hello::Hello;
+use super::ticket_keys;
 use crate::config::tls_policy::{Engine, Suite, TlsPolicy, Version};
 use crate::stream::Transport;
 use crate::tls::certificate::ServedCertificate;
+use crate::tls::tickets::Ticketer;
 
 /// A listener's set-up.
 #[derive(Debug)]
@@ -38,10 +41,8 @@ impl Context {
         context.set_ciphersuites(&newest.join(":"))?;
         context.set_max_proto_version(policy.effective_versions().last().map(protocol))?;
         context.set_min_proto_version(policy.versions_of(Engine::OpenSsl).next().map(protocol))?;
-        let mut options = SslOptions::NO_TICKET
-            | SslOptions::NO_RENEGOTIATION
-            | SslOptions::NO_COMPRESSION
-            | SslOptions::SINGLE_ECDH_USE;
+        let mut options =
+            SslOptions::NO_RENEGOTIATION | SslOptions::NO_COMPRESSION | SslOptions::SINGLE_ECDH_USE;
         for version in Version::ALL {
             if policy
                 .versions_of(Engine::OpenSsl)
@@ -53,6 +54,7 @@ impl Context {
         context.set_options(options);
         context.set_groups_list("X25519:P-256:P-384")?;
         context.set_session_cache_mode(SslSessionCacheMode::OFF);
+        ticket_keys::install(&mut context)?;
         // hyper's buffers move between attempts, and take part of a write for an answer; idle connections hold
         // no buffers.
         context.set_mode(
@@ -73,8 +75,13 @@ impl Context {
         transport: Transport,
         hello: &Hello,
         certificate: &ServedCertificate,
+        ticketer: &Arc<Ticketer>,
     ) -> io::Result<SslStream<Transport>> {
         let ssl = self.session(hello, certificate);
+        let ssl = ssl.and_then(|mut ssl| {
+            ticket_keys::bind(&mut ssl, ticketer, hello.server_name.as_deref())?;
+            Ok(ssl)
+        });
         let ssl = ssl.map_err(|errors| io::Error::other(reason(&errors)))?;
         let stream = SslStream::new(ssl, transport);
         let mut stream = stream.map_err(|errors| io::Error::other(reason(&errors)))?;

@@ -7,6 +7,7 @@
 mod context;
 pub mod hello;
 pub mod pair;
+mod ticket_keys;
 
 use std::io;
 use std::sync::Arc;
@@ -125,8 +126,10 @@ impl Legacy {
                 "the client cannot be authenticated",
             )));
         }
-        let stream = self.context.accept(transport, &hello, &certificate).await;
-        let stream = stream.map_err(failed)?;
+        let accept = self
+            .context
+            .accept(transport, &hello, &certificate, &tls.ticketer);
+        let stream = accept.await.map_err(failed)?;
         match TlsFacts::of_openssl(stream.ssl(), hello.server_name.clone(), tls) {
             Ok(facts) => Ok((OpenSslStream::new(stream), facts)),
             Err(error) => Err(failed(io::Error::other(error))),
