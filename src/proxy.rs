@@ -23,7 +23,7 @@ use crate::backend::http1::request::{BackendVersion, BodyFraming};
 use crate::backend::http1::upload::Expectation;
 use crate::backend::retirement::Retiree;
 use crate::backend::send::{Answer, AnswerHead, Outgoing, Trace, send};
-use crate::config::plan::{Algorithm, CompressionPlan, CompressionSettings, GroupProtocol, Switch};
+use crate::config::plan::{CompressionPlan, GroupProtocol, Switch};
 use crate::connection::{Connection, Tunnel, View};
 use crate::exchange::{Exchange, log_refused};
 use crate::failure::Failure;
@@ -34,8 +34,7 @@ use crate::http::request::{self, Continue, Host};
 use crate::http::taken_over::TakenOver;
 use crate::http::tunnel::Ending;
 use crate::pace::Inflow;
-use crate::response_body::{PlainBody, ResponseBody};
-use crate::transform::compression::body::memory;
+use crate::response_body::{Compression, PlainBody, ResponseBody};
 use crate::transform::compression::negotiate::{self, Accepted, Decision};
 use crate::transform::{hop_by_hop, request_id, websocket};
 
@@ -406,42 +405,38 @@ fn respond(
     response
 }
 
-/// Decides whether the answer is compressed, and makes its fields say so. One whose compressor does not fit
-/// into what its connection may hold passes as it is.
+/// Decides whether the answer is compressed, and makes its fields say so. Where a compressor does not fit
+/// into what its connection may hold, the next one is tried.
 fn compress<'a>(
     response: &mut Response<PlainBody>,
     asked: &Asked,
     view: &'a View,
     pace: Option<&StreamPace>,
-) -> Option<(Algorithm, &'a CompressionSettings)> {
-    let (CompressionPlan::On(settings), Some(encodings)) =
+) -> Option<Compression<'a>> {
+    let (CompressionPlan::On(settings), Some(mut encodings)) =
         (&view.listener.plan.compression, asked.encodings)
     else {
         return None;
     };
-    let length = response.body().size_hint().exact();
-    let mut decision = Decision::new(
-        encodings,
-        response.status(),
-        response.headers(),
-        length,
-        settings,
-    );
-    if let (Decision::Compress(algorithm), Some(pace)) = (decision, pace)
-        && !pace.account().draw_compressor(memory(algorithm, length))
-    {
-        decision = Decision::PassButVary;
-    }
+    let (status, length) = (response.status(), response.body().size_hint().exact());
+    let (decision, compression) = loop {
+        let decision = Decision::new(encodings, status, response.headers(), length, settings);
+        let Decision::Compress(algorithm) = decision else {
+            break (decision, None);
+        };
+        let compression = Compression::draw(algorithm, settings, response.body(), pace);
+        if compression.is_some() {
+            break (decision, compression);
+        }
+        encodings = encodings.without(algorithm);
+    };
     decision.apply(response.headers_mut());
     negotiate::confirm(
         response.status(),
         response.headers_mut(),
         asked.held.as_ref(),
     );
-    match decision {
-        Decision::Compress(algorithm) => Some((algorithm, settings)),
-        Decision::Pass | Decision::PassButVary => None,
-    }
+    compression
 }
 
 /// Answers 101 and leaves the backend's side for when the client's stream is free.

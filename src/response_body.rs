@@ -17,7 +17,7 @@ use crate::exchange::Exchange;
 use crate::failure::Failure;
 use crate::http::http2::StreamPace;
 use crate::http::piece::{Piece, Rated};
-use crate::transform::compression::body::{CompressedBody, CompressedBodyError};
+use crate::transform::compression::body::{CompressedBody, CompressedBodyError, is_small, memory};
 use crate::transform::hop_by_hop;
 
 /// A response body on its way to the client, with the exchange that ends when it is dropped.
@@ -28,7 +28,7 @@ pub struct ResponseBody {
     exchange: Option<Exchange>,
     pace: Option<Rc<StreamPace>>,
     rated: Rated,
-    /// What its compressor has drawn.
+    /// What its compressor has drawn, until it is done.
     compressor: usize,
     /// What was read beyond a piece.
     rest: Bytes,
@@ -46,6 +46,39 @@ type Given = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
 
 /// The most of an HTTP/2 answer that is handed over at once: a frame as large as every client takes.
 const PIECE: usize = 16 * 1024;
+
+/// How an answer is compressed, and what that has drawn from a connection which it shares with others.
+#[derive(Debug)]
+pub struct Compression<'a> {
+    algorithm: Algorithm,
+    settings: &'a CompressionSettings,
+    charge: usize,
+}
+
+impl<'a> Compression<'a> {
+    /// Compression of this body, unless its connection has no room for the compressor.
+    pub fn draw(
+        algorithm: Algorithm,
+        settings: &'a CompressionSettings,
+        body: &PlainBody,
+        pace: Option<&StreamPace>,
+    ) -> Option<Self> {
+        let length = body.size_hint().exact();
+        let charge = match (pace, body) {
+            (None, _) => 0,
+            (Some(_), PlainBody::Whole(_)) if is_small(length) => 0,
+            (Some(pace), _) => {
+                let bytes = memory(algorithm, settings, length);
+                pace.account().draw_compressor(bytes)?
+            }
+        };
+        Some(Self {
+            algorithm,
+            settings,
+            charge,
+        })
+    }
+}
 
 /// What a response body is made of.
 #[derive(Debug)]
@@ -135,11 +168,10 @@ impl Body for PlainBody {
 }
 
 impl ResponseBody {
-    /// A body whose end is the exchange's. Where it shares its connection with others, its compressor has
-    /// been drawn, and is given back with it.
+    /// A body whose end is the exchange's. What its compressor has drawn is given back as soon as that is done.
     pub fn new(
         body: PlainBody,
-        compression: Option<(Algorithm, &CompressionSettings)>,
+        compression: Option<Compression<'_>>,
         exchange: Exchange,
         pace: Option<Rc<StreamPace>>,
     ) -> Self {
@@ -152,9 +184,13 @@ impl ResponseBody {
         };
         let mut compressor = 0;
         let content = match compression {
-            Some((algorithm, settings)) => {
+            Some(Compression {
+                algorithm,
+                settings,
+                charge,
+            }) => {
                 let body = CompressedBody::new(body, algorithm, settings);
-                compressor = body.memory();
+                compressor = charge;
                 Content::Compressed(Box::new(body))
             }
             None => Content::Plain(body),
@@ -214,7 +250,12 @@ impl ResponseBody {
                 ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(BodyError::Backend))
             }
             Content::Compressed(body) => {
-                ready!(Pin::new(body.as_mut()).poll_frame(cx)).map(|frame| {
+                let frame = ready!(Pin::new(body.as_mut()).poll_frame(cx));
+                if let (true, Some(pace)) = (body.is_encoded(), &self.pace) {
+                    let drawn = std::mem::take(&mut self.compressor);
+                    pace.account().return_compressor(drawn);
+                }
+                frame.map(|frame| {
                     frame.map_err(|error| match error {
                         CompressedBodyError::Body(error) => BodyError::Backend(error),
                         CompressedBodyError::Encoder => BodyError::Encoder,

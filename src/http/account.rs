@@ -3,7 +3,8 @@
 //!
 //! Only an answer whose client takes nothing waits: it is not read on, and every stream may hold one piece
 //! of its answer in any case, so that none waits for another. A head cannot wait, so its stream is refused;
-//! an answer whose compressor does not fit goes out uncompressed. A connection may always have one.
+//! an answer whose compressor does not fit gets a smaller one, or goes out uncompressed. A connection may
+//! always have one, which takes half of it at most.
 //!
 //! HTTP/1 has one exchange at a time, whose buffers are made no larger than its share.
 
@@ -43,10 +44,9 @@ impl Account {
         }
     }
 
-    /// What is left. Compressors never take all of it.
+    /// What is left.
     fn left(&self) -> usize {
-        let compressors = self.compressors.get().min(self.limit / 2);
-        let used = self.heads.get() + self.answers.get() + compressors;
+        let used = self.heads.get() + self.answers.get() + self.compressors.get();
         self.limit.saturating_sub(used)
     }
 
@@ -93,15 +93,16 @@ impl Account {
         self.wake();
     }
 
-    /// Draws a compressor, if there is room for it or no other.
-    pub fn draw_compressor(&self, bytes: usize) -> bool {
+    /// Draws a compressor, if there is room for it or no other. What is to be given back for it.
+    pub fn draw_compressor(&self, bytes: usize) -> Option<usize> {
         let others = self.compressors.get();
-        let used = self.heads.get() + self.answers.get() + others;
-        let fits = others == 0 || used + bytes <= self.limit;
-        if fits {
-            self.compressors.set(others + bytes);
-        }
-        fits
+        let charge = match others {
+            0 => bytes.min(self.limit / 2),
+            _ if bytes <= self.left() => bytes,
+            _ => return None,
+        };
+        self.compressors.set(others + charge);
+        Some(charge)
     }
 
     /// Gives a compressor back.
@@ -171,12 +172,18 @@ mod tests {
     #[test]
     fn there_is_always_one_compressor_and_more_where_they_fit() {
         let account = account();
-        assert!(account.draw_compressor(2 * LIMIT));
-        assert!(!account.draw_compressor(1));
-        // It leaves half to the others.
-        assert!(account.draw_head(LIMIT / 2));
+        // One too large leaves half to the others.
+        let first = account.draw_compressor(2 * LIMIT).unwrap();
+        assert_eq!(first, LIMIT / 2);
+        assert_eq!(account.draw_compressor(LIMIT / 2 + 1), None);
+        assert_eq!(account.draw_compressor(LIMIT / 2), Some(LIMIT / 2));
         assert!(!account.draw_head(1));
-        account.return_compressor(2 * LIMIT);
-        assert!(account.draw_compressor(LIMIT / 2));
+        assert_eq!(account.draw_compressor(1), None);
+        account.return_compressor(LIMIT / 2);
+        assert!(account.draw_head(LIMIT / 2));
+        account.return_compressor(first);
+        // With all given back there is one again, whatever heads and answers hold.
+        account.draw_answer(LIMIT);
+        assert_eq!(account.draw_compressor(7), Some(7));
     }
 }

@@ -2,22 +2,27 @@
 //! back (alb.md section 4 and decision 7; attacks.md rows 61 and 62).
 
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use http::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH,
+};
 use http::{Method, Request};
 use http_body_util::BodyExt;
+use lockgate::config::plan::Algorithm;
+use lockgate::transform::compression::body::memory;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::support::backend::Backend;
-use crate::support::client::{Body, Response, empty, request};
+use crate::support::client::{Body, Client, Response, empty, request};
 use crate::support::program::Service;
 use crate::support::proxy::{Proxy, Running, free_port};
 use crate::support::raw::Raw;
-use crate::support::{peer, within};
+use crate::support::{peer, resident, within};
 
 /// nginx with a JSON file of 5 KB under an entity tag. None where it is not installed.
 async fn nginx(directory: &Path) -> Option<(Service, u16)> {
@@ -38,7 +43,7 @@ async fn nginx(directory: &Path) -> Option<(Service, u16)> {
     let service = Service::start(nginx, &arguments);
     within("nginx listens", async {
         while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            sleep(std::time::Duration::from_millis(10)).await;
+            sleep(Duration::from_millis(10)).await;
         }
     })
     .await;
@@ -109,6 +114,160 @@ async fn a_tag_of_compressed_content_comes_back_to_the_backend_as_its_own() {
                 assert_eq!(again.field("vary"), Some("Accept-Encoding"), "{value}");
             }
         }
+    }
+}
+
+/// JSON that differs from record to record.
+fn records(length: usize) -> Vec<u8> {
+    let mut seed = 1_u64;
+    let mut text = Vec::new();
+    while text.len() < length {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        let record = format!(
+            "{{\"id\":{},\"note\":\"{:x}\"}},\n",
+            seed % 9973,
+            seed >> 40
+        );
+        text.extend(record.bytes());
+    }
+    text.truncate(length);
+    text
+}
+
+/// Announces a megabyte, and sends so much of it.
+async fn unfinished(sent: usize) -> Backend {
+    Backend::raw(move |stream, _| async move {
+        let mut stream = Raw::over(stream);
+        stream.read_head().await;
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000000";
+        stream.write(format!("{head}\r\n\r\n")).await;
+        stream.write(records(sent)).await;
+        // It comes to no end before its client leaves.
+        stream.read_to_end().await;
+    })
+    .run()
+    .await
+}
+
+/// Asks for an answer in one of these codings, and leaves it open.
+async fn begun(client: &mut Client, codings: &str) -> hyper::Response<hyper::body::Incoming> {
+    let mut request = request(Method::GET, "/", empty());
+    let codings = HeaderValue::try_from(codings).unwrap();
+    request.headers_mut().insert(ACCEPT_ENCODING, codings);
+    within("an answer", client.start(request)).await.unwrap()
+}
+
+#[tokio::test]
+async fn where_the_best_compressor_does_not_fit_into_the_connection_a_smaller_one_is_taken() {
+    let backend = unfinished(7).await;
+    let running = Proxy::to(&backend)
+        .compression("enabled = true")
+        .run()
+        .await;
+    let mut client = running.client_h2().await;
+    let mut open = Vec::new();
+    for coding in [Some("br"), Some("gzip"), None] {
+        let answer = begun(&mut client, "gzip, br").await;
+        let found = answer.headers().get(CONTENT_ENCODING);
+        assert_eq!(found.map(|value| value.to_str().unwrap()), coding);
+        assert_eq!(answer.headers()["vary"], "Accept-Encoding");
+        open.push(answer);
+    }
+}
+
+#[tokio::test]
+async fn answers_that_are_compressed_at_once_draw_on_nobody() {
+    let content = records(16_384);
+    let backend = Backend::answering(move |_| {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 16384";
+        [head.as_bytes(), b"\r\n\r\n", &content].concat()
+    })
+    .run()
+    .await;
+    let running = Proxy::to(&backend)
+        .compression("enabled = true")
+        .run()
+        .await;
+    let client = running.client_h2().await;
+    let mut answers = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let mut client = client.another();
+        answers.spawn(async move {
+            let answer = begun(&mut client, "br").await;
+            let coding = answer.headers()[CONTENT_ENCODING].clone();
+            (
+                coding,
+                answer.into_body().collect().await.unwrap().to_bytes(),
+            )
+        });
+    }
+    let all = within("all answers", answers.join_all()).await;
+    assert!(
+        all.iter()
+            .all(|(coding, body)| coding == "br" && body.len() < 8192)
+    );
+}
+
+#[tokio::test]
+async fn open_compressors_hold_about_what_is_counted_for_them() {
+    const CLIENTS: u64 = 24;
+    /// Content on both sides of it, which is counted otherwise, in KiB.
+    const CONTENT: u64 = 512;
+    let settings = lockgate::config::defaults::compression();
+    let backend = unfinished(900_000).await;
+    let mut plain = 0;
+    for (coding, algorithm) in [
+        ("identity", None),
+        ("gzip", Some(Algorithm::Gzip)),
+        ("br", Some(Algorithm::Brotli)),
+        ("zstd", Some(Algorithm::Zstd)),
+    ] {
+        let running = Proxy::to(&backend)
+            .server("workers = 1")
+            .compression("enabled = true\nalgorithms = [\"zstd\", \"br\", \"gzip\"]")
+            .run()
+            .await;
+        // What is needed once is there after a first one.
+        let mut open = vec![stuck(&running, coding).await];
+        let before = settled(&running).await;
+        for _ in 0..CLIENTS {
+            open.push(stuck(&running, coding).await);
+        }
+        let each = (settled(&running).await - before) / CLIENTS;
+        let Some(algorithm) = algorithm else {
+            plain = each;
+            continue;
+        };
+        let counted = memory(algorithm, &settings, Some(1_000_000)) as u64 / 1024;
+        let held = each.saturating_sub(plain);
+        println!("{coding}: {held} KiB of {counted} counted, {plain} without");
+        // The process keeps some of what was given back: twice as much at most.
+        assert!(
+            (counted / 8..=2 * counted + CONTENT).contains(&held),
+            "{coding}: {held} KiB of {counted} counted, {plain} without"
+        );
+    }
+}
+
+/// A client that asks for an answer in a coding and takes nothing of it.
+async fn stuck(running: &Running, coding: &str) -> impl Sized {
+    let mut client = running.client_h2().await;
+    let answer = begun(&mut client, coding).await;
+    (client, answer)
+}
+
+/// The memory of a process once it grows no more, in KiB.
+async fn settled(running: &Running) -> u64 {
+    let mut before = 0;
+    loop {
+        let now = resident(running.pid());
+        if now == before {
+            return now;
+        }
+        before = now;
+        sleep(Duration::from_millis(200)).await;
     }
 }
 

@@ -14,7 +14,7 @@ use crate::support::frames::{
 };
 use crate::support::proxy::{Proxy, Running};
 use crate::support::raw::Raw;
-use crate::support::within;
+use crate::support::{resident, within};
 
 /// ENHANCE_YOUR_CALM (RFC 9113 section 7)
 const CALM: u32 = 0xb;
@@ -65,14 +65,6 @@ fn cpu(pid: u32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-/// Memory of a process, in KiB.
-fn memory(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let kib = line.unwrap().split_whitespace().nth(1);
-    kib.unwrap().parse().unwrap()
-}
-
 fn code(goaway: &Frame) -> u32 {
     u32::from_be_bytes(goaway.payload[4..8].try_into().unwrap())
 }
@@ -88,7 +80,7 @@ async fn flood(
     let pid = running.pid();
     let mut other = running.client_h2().await;
     assert_eq!(other.get("/").await.text(), "served");
-    let (cpu_before, memory_before) = (cpu(pid), memory(pid));
+    let (cpu_before, memory_before) = (cpu(pid), resident(pid));
     let log_before = running.stderr().len();
     let mut frames = Frames::begin(running.tls(&["h2"]).await).await;
     frames.write(&begin).await;
@@ -115,7 +107,7 @@ async fn flood(
         .await;
     let spent = cpu(pid) - cpu_before;
     assert!(spent <= MOST_CPU, "{name}: {spent:?} of CPU");
-    let grown = memory(pid).saturating_sub(memory_before);
+    let grown = resident(pid).saturating_sub(memory_before);
     assert!(grown <= MOST_MEMORY, "{name}: {grown} KiB more");
 }
 

@@ -14,7 +14,7 @@ use crate::support::frames::{self, Frames};
 use crate::support::gate::Gate;
 use crate::support::proxy::{Proxy, Running};
 use crate::support::raw::{Ended, Raw};
-use crate::support::within;
+use crate::support::{resident, within};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 /// Limits that are easily reached.
@@ -599,14 +599,6 @@ async fn streams_that_are_not_read_hold_no_more_than_the_connection_may() {
     assert!(grown < 8 * 1024, "{grown} KiB");
     let spent = cpu_ticks(running.pid()) - ticks;
     assert!(spent < 50, "{spent} ticks of 10 ms: it spins");
-}
-
-/// The resident memory of a process in KiB (proc(5)).
-fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let number = line.unwrap().split_whitespace().nth(1);
-    number.unwrap().parse().unwrap()
 }
 
 #[tokio::test]

@@ -39,18 +39,24 @@ const ROOM: usize = 4 * 1024;
 
 /// Brotli's window, as a power of two: as much as pays for dynamic content. A stream's memory grows with
 /// it (attacks.md row 62); below 17, qualities from 5 on take several times as long.
-const BROTLI_WINDOW: i32 = 18;
+const BROTLI_WINDOW: i32 = 17;
 
-/// zstd's level, which is its own default. An open stream then holds 0.9 MiB; Brotli's at 4 holds 1.3, gzip's 0.3.
+/// The most that Brotli is told of a body's length: above, it takes another 4 MiB of tables and as much time,
+/// for a hundredth of the output.
+const BROTLI_HINT: usize = (1 << 20) - 1;
+
+/// zstd's level, which is its own default.
 const ZSTD_LEVEL: u8 = 3;
 
 /// zstd's window, as a power of two: at most Brotli's, and for short content no more than it needs.
 const ZSTD_WINDOW: std::ops::RangeInclusive<u32> = 10..=18;
 
-/// What an encoder of a large body holds, about.
-const BROTLI_MEMORY: usize = 1024 * 1024;
-const GZIP_MEMORY: usize = 320 * 1024;
-const ZSTD_MEMORY: usize = 1024 * 1024;
+/// zstd's tables, as powers of two: half of what its level has, for the same output in less time.
+const ZSTD_HASH: u32 = 16;
+const ZSTD_CHAIN: u32 = 15;
+
+/// What gzip's encoder holds: window, tables and a block of symbols, whatever the level.
+const GZIP_MEMORY: usize = 372 * 1024;
 
 /// How many gzip encoders a thread keeps for its next responses.
 const IDLE_ENCODERS: usize = 8;
@@ -85,18 +91,41 @@ enum Stage {
     Over,
 }
 
-/// Bytes that compressing a body of this length, if known, holds for long: a small one's compressor comes
-/// and goes.
-pub fn memory(algorithm: Algorithm, length: Option<u64>) -> usize {
+/// The most bytes that compressing a body of this length, if known, holds between two pieces of it: as counted
+/// by an allocator over a megabyte of JSON, and of source text.
+pub fn memory(algorithm: Algorithm, settings: &CompressionSettings, length: Option<u64>) -> usize {
     match algorithm {
-        _ if is_small(length) => 0,
-        Algorithm::Brotli => BROTLI_MEMORY,
+        Algorithm::Brotli => brotli_memory(settings.brotli_quality),
         Algorithm::Gzip => GZIP_MEMORY,
-        Algorithm::Zstd => ZSTD_MEMORY,
+        Algorithm::Zstd => zstd_memory(zstd_window(length)),
     }
 }
 
-fn is_small(length: Option<u64>) -> bool {
+/// Tables by quality, and what is not written yet: two windows of input, and commands that copy from it.
+fn brotli_memory(quality: u8) -> usize {
+    let kibibytes = match quality {
+        0 | 1 => 160,
+        2 | 3 => 1152,
+        4 => 2150,
+        5 => 2950,
+        6 => 4000,
+        7 => 10_240,
+        8 => 18_432,
+        9 => 35_456,
+        10.. => 12_288,
+    };
+    kibibytes * 1024
+}
+
+/// Window, tables, and for a block of at most 128 KiB the content, its sequences and its output.
+fn zstd_memory(window: u32) -> usize {
+    let (hash, chain) = zstd_tables(window);
+    let block = 1 << window.min(17);
+    (4 << hash) + (4 << chain) + (1 << window) + 6 * block + 32 * 1024
+}
+
+/// Whether a body of this length is compressed in one go, if all of it is at hand: nothing is held then.
+pub fn is_small(length: Option<u64>) -> bool {
     length.is_some_and(|length| length <= SMALL)
 }
 
@@ -127,9 +156,9 @@ where
         }
     }
 
-    /// Bytes that it holds for long, besides the content.
-    pub fn memory(&self) -> usize {
-        memory(self.coding.algorithm, self.coding.length)
+    /// Whether its encoder is done with, and gone.
+    pub fn is_encoded(&self) -> bool {
+        !matches!(self.stage, Stage::Streaming)
     }
 
     /// Compresses the next frames until there is one to give out.
@@ -374,7 +403,8 @@ fn brotli(coding: Coding) -> BrotliEncoder {
     let length = coding
         .length
         .and_then(|length| usize::try_from(length).ok())
-        .unwrap_or_default();
+        .unwrap_or_default()
+        .min(BROTLI_HINT);
     let parameters = EncoderParams::default()
         .quality(Level::Precise(coding.level.into()))
         .window_size(BROTLI_WINDOW)
@@ -383,11 +413,27 @@ fn brotli(coding: Coding) -> BrotliEncoder {
 }
 
 fn zstd(coding: Coding) -> ZstdEncoder {
+    let window = zstd_window(coding.length);
+    let (hash, chain) = zstd_tables(window);
+    let parameters = [
+        CParameter::window_log(window),
+        CParameter::hash_log(hash),
+        CParameter::chain_log(chain),
+    ];
+    ZstdEncoder::new_with_params(coding.level.into(), &parameters)
+}
+
+/// zstd's window for content of this length.
+fn zstd_window(length: Option<u64>) -> u32 {
     let (least, most) = ZSTD_WINDOW.into_inner();
-    let window = coding.length.map_or(most, |length| {
+    length.map_or(most, |length| {
         (u64::BITS - length.leading_zeros()).clamp(least, most)
-    });
-    ZstdEncoder::new_with_params(coding.level.into(), &[CParameter::window_log(window)])
+    })
+}
+
+/// And its tables.
+fn zstd_tables(window: u32) -> (u32, u32) {
+    (ZSTD_HASH.min(window + 1), ZSTD_CHAIN.min(window))
 }
 
 /// An encoder that its crate has no way to reuse.

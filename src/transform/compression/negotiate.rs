@@ -98,6 +98,18 @@ impl Accepted {
         }
     }
 
+    /// The same, but for one algorithm.
+    #[must_use]
+    pub fn without(mut self, algorithm: Algorithm) -> Self {
+        let word = match algorithm {
+            Algorithm::Brotli => &mut self.brotli,
+            Algorithm::Gzip => &mut self.gzip,
+            Algorithm::Zstd => &mut self.zstd,
+        };
+        *word = Word::Refused;
+        self
+    }
+
     fn has(self, algorithm: Algorithm) -> bool {
         let word = match algorithm {
             Algorithm::Brotli => self.brotli,

@@ -43,3 +43,11 @@ pub(crate) fn peer(name: &str) -> Option<PathBuf> {
     }
     found
 }
+
+/// The resident memory of a process in KiB (proc(5)).
+pub(crate) fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let number = line.unwrap().split_whitespace().nth(1);
+    number.unwrap().parse().unwrap()
+}
