@@ -28,7 +28,7 @@
 //! | [`http`] | how HTTP/1 and HTTP/2 connections live and end, which requests are well formed, answers of ours, tunnels |
 //! | [`route`] | forwarding rules: which one takes a request, what its templates and limits come to |
 //! | [`transform`] | pure changes to messages: hop-by-hop fields, the client's address, X-Forwarded-*, loops, compression |
-//! | [`backend`] | groups, whose turn it is, pools, our own HTTP/1.1 exchange, gRPC over HTTP/2 |
+//! | [`backend`] | groups, which servers may be asked, whose turn it is, pools, our own HTTP/1.1 exchange, gRPC over HTTP/2 |
 //! | [`telemetry`] | access log and process log |
 //! | [`listener`], [`connection`], [`exchange`], [`response_body`], [`proxy`] | composition: what a listener, a connection, an exchange and its answer are, and a request from top to bottom |
 //! | [`daemon`] | the process: generations, workers, reload, drain, signals |

@@ -72,19 +72,21 @@ impl ConnectError {
 
 /// Connects to `server` until `limit` has passed.
 pub async fn connect(server: &Server, limit: Duration) -> Result<BackendStream, ConnectError> {
-    let attempt = async {
-        match server.endpoint() {
-            BackendAddr::Unix(path) => UnixStream::connect(path)
-                .await
-                .map(BackendStream::Unix)
-                .map_err(ConnectError::from),
-            BackendAddr::Ip(address) => tcp(*address).await.map_err(ConnectError::from),
-            BackendAddr::Name { .. } => Err(ConnectError::Unresolved),
-        }
-    };
-    timeout(limit, attempt)
+    timeout(limit, reach(server.endpoint()))
         .await
         .unwrap_or(Err(ConnectError::Timeout))
+}
+
+/// Connects to where a server is.
+pub async fn reach(endpoint: &BackendAddr) -> Result<BackendStream, ConnectError> {
+    match endpoint {
+        BackendAddr::Unix(path) => UnixStream::connect(path)
+            .await
+            .map(BackendStream::Unix)
+            .map_err(ConnectError::from),
+        BackendAddr::Ip(address) => tcp(*address).await.map_err(ConnectError::from),
+        BackendAddr::Name { .. } => Err(ConnectError::Unresolved),
+    }
 }
 
 async fn tcp(address: SocketAddr) -> io::Result<BackendStream> {

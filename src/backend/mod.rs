@@ -1,6 +1,7 @@
 //! The room of the backends: which server takes a request, and the exchange with it.
 
 pub mod balance;
+pub mod check;
 pub mod connect;
 pub mod group;
 pub mod health;

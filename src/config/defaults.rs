@@ -4,15 +4,20 @@
 //! a bound chosen to keep an obvious slip of the keyboard out.
 
 use std::num::NonZeroU64;
+use std::ops::RangeInclusive;
 use std::time::Duration;
+
+use http::Method;
 
 use crate::config::client::PeerTrust;
 use crate::config::client_auth::{ClientAuthMode, ClientCertPlan, FingerprintHash, NamedHeader};
+use crate::config::health::{CheckHost, HttpVersion, StatusClass};
 use crate::config::plan::{
     AccessLogPlan, Algorithm, CompressionSettings, ForwardedFor, GroupProtocol, HeadersPlan, Http2,
     Limits, ListenAddress, LogFormat, LogPlan, LogTarget, SecretPlan, ServerPlan, Switch, Timeouts,
     UnknownLength, UnknownName, Workers,
 };
+use crate::config::resolve::CheckProtocol;
 use crate::config::tls_policy::SystemPolicy;
 use crate::config::value;
 
@@ -260,6 +265,46 @@ pub const RETRIES: Rule<u8> = Rule {
     least: 0,
     most: 10,
 };
+/// `enabled` of a health check: on where the table is there (alb.md decision 23).
+pub const HEALTH_CHECK: Switch = Switch::On;
+/// `protocol` of a health check (alb.md 7.4).
+pub(super) const CHECK_PROTOCOL: CheckProtocol = CheckProtocol::Http;
+/// `interval`: 2 s, 1 to 50 (alb.md 7.4).
+pub const CHECK_INTERVAL: Rule<Duration> = seconds(2, 1, 50);
+/// `timeout` of a health check: 5 s, 1 to 300 (alb.md 7.4).
+pub const CHECK_TIMEOUT: Rule<Duration> = seconds(5, 1, 300);
+/// `healthy_threshold`: 3, 2 to 10 (alb.md 7.4).
+pub const HEALTHY_THRESHOLD: Rule<u8> = Rule {
+    default: 3,
+    least: 2,
+    most: 10,
+};
+/// `unhealthy_threshold`: 3, 2 to 10 (alb.md 7.4).
+pub const UNHEALTHY_THRESHOLD: Rule<u8> = HEALTHY_THRESHOLD;
+/// `port` of a health check: 0, the server's own (alb.md 7.4).
+pub const CHECK_PORT: Rule<u16> = Rule {
+    default: 0,
+    least: 0,
+    most: 65535,
+};
+/// `method` of an HTTP check (alb.md 7.4).
+pub const CHECK_METHOD: Method = Method::HEAD;
+/// `http_version` of an HTTP check (alb.md 7.4).
+pub const CHECK_VERSION: HttpVersion = HttpVersion::Http11;
+/// `path` of a health check (alb.md 7.4).
+pub const CHECK_PATH: &str = "/";
+/// The longest `path` or `host` of a health check, in characters (alb.md 7.4).
+pub const CHECK_TEXT_LENGTH: usize = 80;
+/// `host` of a health check: the server's address (alb.md 7.4).
+pub const CHECK_HOST: CheckHost = CheckHost::ServerIp;
+/// `codes` of an HTTP check (alb.md 7.4).
+pub const CHECK_CODES: &[StatusClass] = &[StatusClass::Successful];
+/// `codes` of a gRPC check: OK (alb.md 7.4).
+pub const CHECK_GRPC_CODES: &[RangeInclusive<u8>] = &[0..=0];
+/// The largest code of a gRPC check, and how many entries its `codes` may have (alb.md 7.4).
+pub const LARGEST_GRPC_CODE: u8 = 99;
+/// See [`LARGEST_GRPC_CODE`].
+pub const MOST_GRPC_CODES: usize = 20;
 
 /// The longest name of a listener, server group or certificate, in characters (alb.md decision 22).
 pub const NAME_LENGTH: usize = 128;

@@ -225,6 +225,7 @@ pub(super) const SERVER_GROUP: Keys = Keys {
         "keepalive_idle",
         "connect_timeout",
         "retries",
+        "health_check",
     ],
     not_yet: &[
         ("scheduler", Off::Text("wrr")),
@@ -232,29 +233,32 @@ pub(super) const SERVER_GROUP: Keys = Keys {
         ("max_connections_per_server", Off::Zero),
         ("tls", Off::Never),
         (
-            "health_check",
-            Off::Disabled(&[
-                "enabled",
-                "protocol",
-                "interval",
-                "timeout",
-                "healthy_threshold",
-                "unhealthy_threshold",
-                "port",
-                "method",
-                "http_version",
-                "path",
-                "host",
-                "codes",
-            ]),
-        ),
-        (
             "sticky_session",
             Off::Disabled(&["enabled", "type", "cookie", "timeout"]),
         ),
         ("slow_start", Off::Disabled(&["enabled", "duration"])),
         ("connection_drain", Off::Disabled(&["enabled", "timeout"])),
     ],
+};
+
+/// `[server_group.health_check]`
+pub(super) const HEALTH_CHECK: Keys = Keys {
+    title: "[server_group.health_check]",
+    works: &[
+        "enabled",
+        "protocol",
+        "interval",
+        "timeout",
+        "healthy_threshold",
+        "unhealthy_threshold",
+        "port",
+        "method",
+        "http_version",
+        "path",
+        "host",
+        "codes",
+    ],
+    not_yet: &[],
 };
 
 /// An element of `servers`.
@@ -281,6 +285,7 @@ pub(super) const TABLES: &[&Keys] = &[
     &LIMITS,
     &ACCESS,
     &SERVER_GROUP,
+    &HEALTH_CHECK,
     &SERVER_ENTRY,
 ];
 

@@ -160,12 +160,40 @@ mod tests {
             scheduler = "wrr"
             servers = [{ address = "127.0.0.1:8080" }]
             max_connections_per_server = 0
-            health_check = { enabled = false, interval = 2 }
             sticky_session = { enabled = false, type = "insert" }
             slow_start.enabled = false
             connection_drain.enabled = false
             "#,
         );
+    }
+
+    #[test]
+    fn health_checks_are_off_unless_their_table_is_there() {
+        let group = |health_check: &str| {
+            let text = format!(
+                "[[listener]]\nname = \"plain\"\nprotocol = \"http\"\nport = 80\nserver_group = \"app\"\n\
+                 [[server_group]]\nname = \"app\"\nservers = [{{ address = \"127.0.0.1:8080\" }}]\n\
+                 {health_check}"
+            );
+            plan(&text).groups.remove(0).health_check
+        };
+        let off = health::HealthCheckPlan::Off;
+        assert_eq!(group(""), off);
+        assert_eq!(
+            group("health_check = { enabled = false, interval = 9 }"),
+            off
+        );
+        let commented = include_str!("../../config/lockgate.toml");
+        let (_, every_key) = commented
+            .split_once("# [server_group.health_check]")
+            .unwrap();
+        let every_key = every_key
+            .lines()
+            .filter_map(|line| line.strip_prefix("# "))
+            .collect::<Vec<_>>();
+        let every_key = format!("[server_group.health_check]\n{}", every_key.join("\n"));
+        assert_ne!(group("health_check = {}"), off);
+        assert_eq!(group(&every_key), group("health_check = {}"));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::addr::BackendAddr;
 use crate::config::client::{AccessPlan, ClientIpPlan, ProxyProtocol};
 use crate::config::client_auth::{ClientAuthPlan, ClientCertPlan};
+use crate::config::health::HealthCheckPlan;
 use crate::config::rule::RulesPlan;
 use crate::config::tls_policy::TlsPolicy;
 
@@ -349,6 +350,8 @@ pub struct GroupPlan {
     pub connect_timeout: Duration,
     /// `retries`: how many other servers are tried after a failed connect.
     pub retries: u8,
+    /// `[server_group.health_check]`
+    pub health_check: HealthCheckPlan,
     /// Where the table stands.
     pub origin: Origin,
 }

@@ -6,16 +6,18 @@
 use std::error::Error;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use crate::addr::BackendAddr;
-use crate::config::defaults::{Rule, TAG_LENGTH};
+use crate::config::defaults::{CHECK_TEXT_LENGTH, LARGEST_GRPC_CODE, Rule, TAG_LENGTH};
 use crate::config::document::Quantity;
+use crate::config::health::CheckHost;
 use crate::config::plan::ListenAddress;
 use crate::config::suggest;
 use crate::network;
@@ -75,6 +77,10 @@ pub(super) enum ValueError {
     TagBegins(&'static str),
     /// A tag with the scheme of a URL.
     TagHolds(&'static str),
+    /// A health check's path that does not begin with `/`, or has a character that none has.
+    CheckPath(String),
+    /// A text that is not a gRPC status or a range of them.
+    GrpcCode(String),
     /// A text that is not a filter.
     Filter {
         /// What was written.
@@ -124,6 +130,13 @@ impl ValueError {
             Self::HeaderName(_) => "expected a name such as `X-Forwarded-For`".to_owned(),
             Self::TagBegins(_) => "`acs:` and `aliyun` begin tags of the cloud's own".to_owned(),
             Self::TagHolds(_) => "a tag is no URL".to_owned(),
+            Self::CheckPath(_) => {
+                "expected `/` and letters, digits or punctuation, such as `/healthz?full=1`"
+                    .to_owned()
+            }
+            Self::GrpcCode(_) => format!(
+                "expected a number from 0 to {LARGEST_GRPC_CODE}, or a range such as `\"0-12\"`"
+            ),
             Self::Filter {
                 near: Some(near), ..
             } => format!("did you mean `{near}`?"),
@@ -164,6 +177,12 @@ impl fmt::Display for ValueError {
             }
             Self::TagBegins(begin) => write!(f, "it begins with `{begin}`"),
             Self::TagHolds(scheme) => write!(f, "it contains `{scheme}`"),
+            Self::CheckPath(text) => {
+                write!(f, "`{}` cannot be asked for", text.escape_debug())
+            }
+            Self::GrpcCode(text) => {
+                write!(f, "`{}` is not a gRPC status", text.escape_debug())
+            }
             Self::Filter { text, .. } => {
                 write!(f, "`{}` is not a log level or filter", text.escape_debug())
             }
@@ -384,6 +403,49 @@ pub(super) fn listen_address(value: &str) -> Result<ListenAddress, ValueError> {
         .parse()
         .map(ListenAddress::Ip)
         .map_err(|_| ValueError::IpAddress(value.to_owned()))
+}
+
+/// The path of a health check, with its query (alb.md 7.4).
+pub(super) fn check_path(value: String) -> Result<String, ValueError> {
+    let value = text(value, 1, CHECK_TEXT_LENGTH)?;
+    let is_allowed =
+        |byte: u8| byte.is_ascii_alphanumeric() || b"-/.%?#&=_;~!()*[]@$^:',+".contains(&byte);
+    if value.starts_with('/') && value.bytes().all(is_allowed) {
+        Ok(value)
+    } else {
+        Err(ValueError::CheckPath(value))
+    }
+}
+
+/// The Host of a health check: `$SERVER_IP`, a host name or an IP address.
+pub(super) fn check_host(value: &str) -> Result<CheckHost, ValueError> {
+    if value == "$SERVER_IP" {
+        return Ok(CheckHost::ServerIp);
+    }
+    let value = text(value.to_owned(), 1, CHECK_TEXT_LENGTH)?;
+    let name = match value.parse::<IpAddr>() {
+        Ok(IpAddr::V4(ip)) => ip.to_string(),
+        Ok(IpAddr::V6(ip)) => format!("[{ip}]"),
+        Err(_) => host_name(&value)?,
+    };
+    match HeaderValue::try_from(name) {
+        Ok(name) => Ok(CheckHost::Name(name)),
+        Err(_) => Err(ValueError::HostName(value)),
+    }
+}
+
+/// gRPC statuses: one, or a range.
+pub(super) fn grpc_codes(value: &str) -> Result<RangeInclusive<u8>, ValueError> {
+    let refused = || ValueError::GrpcCode(value.to_owned());
+    let (first, last) = value.split_once('-').unwrap_or((value, value));
+    let code = |text: &str| {
+        let is_number = (1..=2).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+        is_number.then(|| text.parse::<u8>().ok()).flatten()
+    };
+    match (code(first), code(last)) {
+        (Some(first), Some(last)) if first <= last => Ok(first..=last),
+        (Some(_) | None, Some(_) | None) => Err(refused()),
+    }
 }
 
 /// A media type or a family of them, in lower case.

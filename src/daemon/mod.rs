@@ -9,6 +9,7 @@ mod certificates;
 mod client_auth;
 pub mod connection;
 pub mod generation;
+pub mod health;
 pub mod loads;
 pub mod resolver;
 pub mod sockets;
@@ -25,6 +26,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::generation::Generation;
+use self::health::Checks;
 use self::resolver::Names;
 use self::sockets::Change;
 use self::workers::Workers;
@@ -87,6 +89,7 @@ struct Daemon {
     open: HashSet<ListenerKey>,
     workers: Workers,
     names: Names,
+    checks: Checks,
     access_log: AccessLog,
     log: LogControl,
 }
@@ -190,6 +193,8 @@ impl Daemon {
         let workers = Workers::start(count, || access_log.handle())
             .map_err(|error| StartError::System("cannot start a worker thread", error))?;
         workers.publish(&generation, change.opened, &[]).await;
+        let mut checks = Checks::default();
+        checks.follow(&generation);
         let open = generation
             .listeners
             .iter()
@@ -207,6 +212,7 @@ impl Daemon {
             open,
             workers,
             names,
+            checks,
             access_log,
             log,
         })
@@ -234,6 +240,7 @@ impl Daemon {
         if let Some(generation) = self.generation.regrouped(self.names.addresses()) {
             let opened = (0..self.workers.count()).map(|_| Vec::new()).collect();
             self.workers.publish(&generation, opened, &[]).await;
+            self.checks.follow(&generation);
             self.generation = generation;
         }
     }
@@ -264,6 +271,7 @@ impl Daemon {
         self.workers
             .publish(&generation, change.opened, &change.closed)
             .await;
+        self.checks.follow(&generation);
         self.open = generation
             .listeners
             .iter()

@@ -27,6 +27,7 @@ mod floods;
 mod framing;
 mod grpc;
 mod headers;
+mod health;
 mod http;
 mod http2;
 #[cfg(feature = "legacy-tls")]

@@ -5,6 +5,7 @@
 //! How a single table is read is `reader`'s part.
 
 mod headers;
+mod health;
 mod reader;
 mod syntax;
 
@@ -14,6 +15,8 @@ use serde::Deserialize;
 
 use self::headers::read_headers;
 pub(super) use self::headers::{HeadersDocument, SwitchOrName};
+pub(super) use self::health::HealthCheckDocument;
+use self::health::read_health_check;
 use self::reader::Reader;
 use crate::config::keys;
 use crate::config::plan::Origin;
@@ -301,6 +304,8 @@ pub(super) struct GroupDocument {
     pub(super) connect_timeout: Field<Quantity>,
     /// `retries`
     pub(super) retries: Field<i64>,
+    /// `[server_group.health_check]`
+    pub(super) health_check: Option<HealthCheckDocument>,
 }
 
 /// An element of `servers`.
@@ -493,6 +498,9 @@ fn read_group(table: &mut Reader<'_, '_>) -> GroupDocument {
         keepalive_idle: table.leaf("keepalive_idle"),
         connect_timeout: table.leaf("connect_timeout"),
         retries: table.leaf("retries"),
+        health_check: table
+            .table("health_check", &keys::HEALTH_CHECK)
+            .map(|mut table| read_health_check(&mut table)),
     }
 }
 

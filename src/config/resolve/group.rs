@@ -31,6 +31,7 @@ impl Resolver<'_> {
         let protocol = self.group_protocol(written);
         let retries = self.number("retries", &written.retries, defaults::RETRIES);
         let servers = self.servers(written);
+        let health_check = self.health_check(written.health_check.as_ref(), &servers);
         let name = self.expand(written.name.given()?)?;
         Some(GroupPlan {
             name,
@@ -39,6 +40,7 @@ impl Resolver<'_> {
             keepalive,
             connect_timeout,
             retries,
+            health_check: health_check?,
             origin: written.origin.clone(),
         })
     }

@@ -9,6 +9,7 @@ mod client_auth;
 mod client_cert;
 mod environment;
 mod group;
+mod health;
 mod https;
 #[cfg(feature = "legacy-tls")]
 mod legacy_tls;
@@ -22,6 +23,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub(super) use self::health::CheckProtocol;
 use self::names::Names;
 use self::tls_policy::TlsPolicies;
 use crate::config::defaults::Rule;
