@@ -41,6 +41,7 @@ fn record(backend: &BackendAddr) -> Record<'_> {
         status: 200,
         body_bytes_sent: 10240,
         cause: None,
+        rule: Some("default"),
         server_group: Some("app"),
         upstream_addr: Some(backend),
         upstream_status: Some(200),

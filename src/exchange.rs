@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::addr::{ClientAddr, ClientIp};
 use crate::backend::send::Trace;
 use crate::backend::server::Server;
+use crate::config::rule::RuleId;
 use crate::connection::{Connection, View};
 use crate::failure::{Failure, client_closed_request};
 use crate::http::request::head_length;
@@ -38,7 +39,8 @@ pub struct Exchange {
 #[derive(Debug)]
 struct Entry {
     view: View,
-    group: Arc<str>,
+    rule: Option<RuleId>,
+    group: Option<Arc<str>>,
     time: SystemTime,
     began: Instant,
     client_ip: ClientIp,
@@ -75,7 +77,8 @@ impl Exchange {
             let field = |name: HeaderName| request.headers.get(name).cloned();
             Box::new(Entry {
                 view: view.clone(),
-                group: Arc::clone(&view.live.group(view.listener.plan.group).shared.name),
+                rule: None,
+                group: None,
                 time: SystemTime::now(),
                 began: Instant::now(),
                 client_ip: view.listener.client_ip(&request.headers, connection.client),
@@ -101,6 +104,20 @@ impl Exchange {
         Self {
             connection: Rc::clone(connection),
             entry,
+        }
+    }
+
+    /// A rule takes the request.
+    pub fn taken_by(&mut self, rule: RuleId) {
+        if let Some(entry) = self.entry.as_deref_mut() {
+            entry.rule = Some(rule);
+        }
+    }
+
+    /// The request goes to a group.
+    pub fn goes_to(&mut self, group: &Arc<str>) {
+        if let Some(entry) = self.entry.as_deref_mut() {
+            entry.group = Some(Arc::clone(group));
         }
     }
 
@@ -181,7 +198,8 @@ impl Entry {
             status: self.status.unwrap_or_else(client_closed_request).as_u16(),
             body_bytes_sent: self.body_sent,
             cause: failure.map(Failure::cause),
-            server_group: Some(&self.group),
+            rule: self.rule.map(|rule| plan.rules.rule(rule).name.as_str()),
+            server_group: self.group.as_deref(),
             upstream_addr: upstream.map(|upstream| upstream.server.endpoint()),
             upstream_status: upstream
                 .and_then(|upstream| upstream.status)
@@ -250,6 +268,7 @@ fn blank<'a>(
         status: 0,
         body_bytes_sent: 0,
         cause: None,
+        rule: None,
         server_group: None,
         upstream_addr: None,
         upstream_status: None,

@@ -8,9 +8,9 @@
 //!             +---------+            +-------+            +---+----+
 //!                                                             | request
 //!                 one request's life: proxy.rs                v
-//!                                    +------------+       +----------+
-//!                                    | transform/ |<----->| backend/ |--> server
-//!                                    +------------+       +----------+
+//!                       +--------+   +------------+       +----------+
+//!                       | route/ |-->| transform/ |<----->| backend/ |--> server
+//!                       +--------+   +------------+       +----------+
 //!
 //!   what was written        what was meant      what runs
 //!   config::document  -->   config::plan  -->   daemon::generation  --> published to every worker
@@ -26,7 +26,7 @@
 //! | [`accept`] | listening sockets, the PROXY protocol's header |
 //! | [`tls`] | PEM files, certificates and the choice among them, security policies, session tickets, the handshake; with the feature `legacy-tls`, OpenSSL for older clients |
 //! | [`http`] | how HTTP/1 and HTTP/2 connections live and end, which requests are well formed, answers of ours, tunnels |
-//! | [`route`] | forwarding rules: which one takes a request, what its templates and limits come to |
+//! | [`route`] | forwarding rules: which one takes a request, which of its groups is next, what its templates and limits come to |
 //! | [`transform`] | pure changes to messages: hop-by-hop fields, the client's address, X-Forwarded-*, loops, compression |
 //! | [`backend`] | groups, which servers may be asked, whose turn it is, pools, our own HTTP/1.1 exchange, gRPC over HTTP/2 |
 //! | [`telemetry`] | access log and process log |

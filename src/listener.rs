@@ -7,13 +7,17 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::addr::{ClientAddr, ClientIp};
 use crate::backend::group::{Group, SharedGroup};
 use crate::backend::http1::upload::CleanTrailers;
 use crate::config::client::ClientIpPlan;
 use crate::config::plan::{GroupId, ListenAddress, ListenerPlan, ListenerProtocol, Switch};
+use crate::config::rule::{RequestRule, RuleId};
+use crate::failure::Failure;
+use crate::route::router::{self, Routed, Router};
 use crate::task::Spawn;
 use crate::tls::{ListenerTls, Terms};
 use crate::transform::client_ip;
@@ -21,9 +25,6 @@ use crate::transform::forwarded::{ForwardedHeaders, Proto};
 use crate::transform::hop_by_hop;
 use crate::transform::loops::{LoopGuard, Place};
 use crate::transform::request_id::Sender;
-
-/// The rule that takes what no other does.
-const DEFAULT_RULE: &str = "default";
 
 /// What makes a listener the same one across reloads: where it listens, and for what protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,8 +69,10 @@ pub struct Listener {
     pub name: Arc<str>,
     /// What its requests are given on their way.
     pub forwarded: ForwardedHeaders,
-    /// What finds requests that come by again, if that is wanted.
-    pub loops: Option<LoopGuard>,
+    /// Which rule takes a request.
+    pub router: Router,
+    /// What finds requests that come by again, if that is wanted: for each rule, and last for the default.
+    loops: Option<Box<[LoopGuard]>>,
     own_names: Option<Arc<[HeaderName]>>,
     /// How its connections are secured, if they are.
     pub tls: Option<ListenerTls>,
@@ -84,14 +87,8 @@ impl Listener {
         tls: Option<ListenerTls>,
     ) -> Arc<Self> {
         let key = ListenerKey::of(&plan);
-        let place = Place {
-            instance_id: slb_id.as_bytes(),
-            listener: &plan.name,
-            port: plan.port,
-            rule: DEFAULT_RULE,
-        };
         let loops = match plan.loop_detection {
-            Switch::On => Some(LoopGuard::new(place)),
+            Switch::On => Some(loop_guards(&plan, &slb_id)),
             Switch::Off => None,
         };
         Arc::new(Self {
@@ -99,10 +96,38 @@ impl Listener {
             name: plan.name.as_str().into(),
             forwarded: ForwardedHeaders::new(plan.headers.clone(), key.proto, plan.port, slb_id),
             own_names,
+            router: Router::new(&plan.rules),
             plan,
             loops,
             tls,
         })
+    }
+
+    /// The rule that takes a request, by what was received; `host` has no port.
+    pub fn route(&self, request: &Parts, host: Option<&str>, client: ClientAddr) -> Routed {
+        let client = || self.client_ip(&request.headers, client).ip();
+        self.router.route(&router::Request {
+            host: host.unwrap_or_default(),
+            path: request.uri.path(),
+            query: request.uri.query(),
+            // A WebSocket over HTTP/2 is asked for as over HTTP/1.1.
+            method: match &request.method {
+                &Method::CONNECT => &Method::GET,
+                method => method,
+            },
+            headers: &request.headers,
+            client: &client,
+        })
+    }
+
+    /// Leaves in a request that it has passed here, or says that it has before (alb.md 9.4).
+    pub fn pass(&self, rule: RuleId, headers: &mut HeaderMap) -> Result<(), Failure> {
+        let Some(loops) = &self.loops else {
+            return Ok(());
+        };
+        let at = usize::try_from(rule.0).ok();
+        let guard = at.and_then(|at| loops.get(at)).or_else(|| loops.last());
+        guard.map_or(Ok(()), |guard| guard.pass(headers))
     }
 
     /// Names that users gave to headers of identity, on any listener of the generation: clients may not send
@@ -149,6 +174,20 @@ impl Listener {
             ClientIpPlan::Retrieved(settings) => client_ip::retrieve(settings, headers, client),
         }
     }
+}
+
+/// What finds requests that come by again: for each rule, and last for the default.
+fn loop_guards(plan: &ListenerPlan, slb_id: &HeaderValue) -> Box<[LoopGuard]> {
+    let guard = |rule: &RequestRule| {
+        LoopGuard::new(Place {
+            instance_id: slb_id.as_bytes(),
+            listener: &plan.name,
+            port: plan.port,
+            rule: &rule.name,
+        })
+    };
+    let rules = plan.rules.request.iter();
+    rules.chain([&plan.rules.default]).map(guard).collect()
 }
 
 /// A generation, as one worker serves it.

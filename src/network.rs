@@ -27,6 +27,13 @@ impl Networks {
         candidate.is_some_and(|network| network.contains(&ip))
     }
 
+    /// Whether every address of another set is in this one.
+    pub fn covers(&self, other: &Self) -> bool {
+        // Networks are merged where they can be, so one that is covered is inside a single other.
+        let inside = |network: &IpNet| self.0.iter().any(|own| own.contains(network));
+        other.0.iter().all(inside)
+    }
+
     /// Whether it holds no address at all.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -101,6 +108,21 @@ mod tests {
             assert_eq!(networks.contains(ip.parse().unwrap()), expected, "{ip}");
         }
         assert!(!Networks::default().contains("10.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_set_covers_what_is_inside_it() {
+        let networks = set(&["10.0.0.0/9", "10.128.0.0/9", "192.0.2.0/24"]);
+        for (other, expected) in [
+            (&["10.0.0.0/8"][..], true),
+            (&["10.1.0.0/16", "192.0.2.7"], true),
+            (&[], true),
+            (&["192.0.0.0/16"], false),
+            (&["10.0.0.0/7"], false),
+            (&["10.1.0.0/16", "::1"], false),
+        ] {
+            assert_eq!(networks.covers(&set(other)), expected, "{other:?}");
+        }
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! answers it; the answer is cleaned, perhaps compressed, and sent. Every failure on the way becomes an
 //! answer of ours by the one table in `failure`.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::Context;
@@ -12,7 +11,7 @@ use std::task::Context;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
@@ -23,7 +22,7 @@ use crate::backend::http1::request::{BackendVersion, BodyFraming};
 use crate::backend::http1::upload::Expectation;
 use crate::backend::retirement::Retiree;
 use crate::backend::send::{Answer, AnswerHead, Outgoing, Trace, send};
-use crate::config::plan::{CompressionPlan, GroupProtocol, Switch};
+use crate::config::plan::{CompressionPlan, GroupId, GroupProtocol, Switch};
 use crate::connection::{Connection, Tunnel, View};
 use crate::exchange::{Exchange, log_refused};
 use crate::failure::Failure;
@@ -35,6 +34,8 @@ use crate::http::taken_over::TakenOver;
 use crate::http::tunnel::Ending;
 use crate::pace::Inflow;
 use crate::response_body::{Compression, PlainBody, ResponseBody};
+use crate::route::router::Routed;
+use crate::route::split::Split;
 use crate::transform::compression::negotiate::{self, Accepted, Decision};
 use crate::transform::{hop_by_hop, request_id, websocket};
 
@@ -54,21 +55,20 @@ pub async fn handle(
     let body_came = BodyCame::of(&body);
     let asked = Asked::of(&parts, &view);
     let mut response = match forward(&mut parts, body, &connection, &view, &mut exchange).await {
-        Ok(Answer::Reset(reason)) => {
+        Ok((Answer::Reset(reason), _)) => {
             exchange.failed(Failure::BackendReset);
             exchange.answered(Failure::BackendReset.status());
             return Err(reason.into());
         }
-        Ok(Answer::Response(head, body)) => {
+        Ok((Answer::Response(head, body), _)) => {
             let body = plain(body, pace.as_deref(), connection.activity.exchanges());
             let mut response = respond(head, body, &parts, asked.upgrade, &connection);
             let compression = compress(&mut response, &asked, &view, pace.as_deref());
             exchange.answered(response.status());
             response.map(|body| ResponseBody::new(body, compression, exchange, pace))
         }
-        Ok(Answer::Switched(head, backend)) => {
-            let group = view.live.group(view.listener.plan.group);
-            let retiree = Retiree::new(&group.retirement);
+        Ok((Answer::Switched(head, backend), group)) => {
+            let retiree = Retiree::new(&view.live.group(group).retirement);
             let tunnel = Tunnel::new(backend, exchange, retiree);
             match pace.zip(parts.extensions.remove::<OnUpgrade>()) {
                 None => switch(head, tunnel, &connection),
@@ -175,18 +175,24 @@ impl Asked {
     }
 }
 
-/// Judges and prepares a request, and sends it to the listener's group.
+/// Judges and prepares a request, and sends it to a group of the rule that takes it.
 async fn forward(
     parts: &mut Parts,
     body: Incoming,
     connection: &Connection,
     view: &View,
     exchange: &mut Exchange,
-) -> Result<Answer, Failure> {
+) -> Result<(Answer, GroupId), Failure> {
     let limits = &view.listener.plan.limits;
     let host = request::check(parts, limits)?;
     is_for_us(host.as_ref(), connection)?;
-    let group = view.live.group(view.listener.plan.group);
+    let name = host.as_ref().map(Host::name);
+    let Routed { rule, .. } = view.listener.route(parts, name, connection.client);
+    exchange.taken_by(rule);
+    let split = view.listener.router.split(rule);
+    let chosen = split.and_then(Split::pick).ok_or(Failure::NoServer)?;
+    let group = view.live.group(chosen);
+    exchange.goes_to(&group.shared.name);
     suits(parts, group.shared.protocol)?;
     let expectation = request::expects_continue(parts.version, &mut parts.headers)?;
     let upgrade = websocket(parts, &body)?;
@@ -195,14 +201,15 @@ async fn forward(
     hop_by_hop::remove_names(&mut parts.headers, view.listener.own_names());
     let bridge = bridge(parts)?;
     let received = host.as_ref().map(|host| &host.received);
-    introduce(&mut parts.headers, received, connection, view, exchange)?;
+    view.listener.pass(rule, &mut parts.headers)?;
+    introduce(&mut parts.headers, received, connection, view, exchange);
 
     let outgoing = Outgoing {
         method: match &bridge {
             Some(_) => &Method::GET,
             None => &parts.method,
         },
-        target: &target(&parts.uri),
+        target: &request::target(&parts.uri),
         host: host.as_ref().map(|Host { canonical, .. }| canonical),
         version: match parts.version {
             Version::HTTP_10 => BackendVersion::Http10,
@@ -228,34 +235,31 @@ async fn forward(
         tracing::debug!(server = ?trace.server.as_ref().map(|s| s.endpoint()), %error, "a request failed");
         Failure::from(&error)
     })?;
-    match bridge {
-        None => Ok(answer),
-        Some(expected) => bridged(answer, &expected),
-    }
+    let answer = match bridge {
+        None => answer,
+        Some(expected) => bridged(answer, &expected)?,
+    };
+    Ok((answer, chosen))
 }
 
-/// Tells the backend what it is to know of a request: its name, where it has been, what the client holds
-/// already, who asks and how.
+/// Tells the backend what it is to know of a request: its name, what the client holds already, who asks and
+/// how.
 fn introduce(
     headers: &mut HeaderMap,
     host: Option<&HeaderValue>,
     connection: &Connection,
     view: &View,
     exchange: &mut Exchange,
-) -> Result<(), Failure> {
+) {
     let listener = &view.listener;
     if listener.plan.headers.request_id == Switch::On {
         let name = request_id::identify(headers, listener.sender(connection.client));
         exchange.identified(name);
     }
-    if let Some(loops) = &listener.loops {
-        loops.pass(headers)?;
-    }
     if let CompressionPlan::On(_) = &listener.plan.compression {
         negotiate::restore_validators(headers);
     }
     listener.forwarded.apply(headers, host, &connection.values);
-    Ok(())
 }
 
 /// Whether a request's host is one that the client was shown a certificate for, where that counts.
@@ -328,16 +332,6 @@ fn framing(parts: &Parts, body: &Incoming) -> BodyFraming {
         (true, _) => BodyFraming::None,
         (false, Some(length)) => BodyFraming::Length(length),
         (false, None) => BodyFraming::Chunked,
-    }
-}
-
-/// Path and query as received; an absolute target may have an empty path, which stands for `/`.
-fn target(uri: &Uri) -> Cow<'_, [u8]> {
-    let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    if target.starts_with('?') {
-        Cow::Owned(format!("/{target}").into_bytes())
-    } else {
-        Cow::Borrowed(target.as_bytes())
     }
 }
 

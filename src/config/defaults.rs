@@ -18,6 +18,7 @@ use crate::config::plan::{
     UnknownLength, UnknownName, Workers,
 };
 use crate::config::resolve::CheckProtocol;
+use crate::config::rule::Existing;
 use crate::config::tls_policy::SystemPolicy;
 use crate::config::value;
 
@@ -306,7 +307,84 @@ pub const LARGEST_GRPC_CODE: u8 = 99;
 /// See [`LARGEST_GRPC_CODE`].
 pub const MOST_GRPC_CODES: usize = 20;
 
-/// The longest name of a listener, server group or certificate, in characters (alb.md decision 22).
+/// `priority`, 1 to 10000 (alb.md 6.1); the key is required, so the default is only an example.
+pub const PRIORITY: Rule<u16> = Rule {
+    default: 10,
+    least: 1,
+    most: 10_000,
+};
+/// The name of the rule that `server_group` stands for.
+pub const DEFAULT_RULE: &str = "default";
+/// How long a `host` is, in characters (alb.md 6.2, section 13).
+pub const HOST_PATTERN_LENGTH: (usize, usize) = (3, 256);
+/// How long a `path` is, in characters (alb.md 6.2).
+pub const PATH_PATTERN_LENGTH: (usize, usize) = (1, 128);
+/// How long the name of a header in a rule is (alb.md 6.2, 6.3).
+pub const RULE_HEADER_NAME_LENGTH: (usize, usize) = (1, 40);
+/// How long the name of a query parameter or a cookie in a rule is (alb.md 6.2).
+pub const PARAMETER_NAME_LENGTH: (usize, usize) = (1, 100);
+/// How long the values of `header`, `query` and `cookie` are (alb.md 6.2; of a cookie's, the console's bound).
+pub const VALUE_PATTERN_LENGTH: (usize, usize) = (1, 128);
+/// The most addresses and networks in `source_ip` (alb.md 6.2).
+pub const SOURCE_IPS: usize = 5;
+/// The status codes of `response_status` (alb.md 6.2).
+pub const STATUS: Rule<u16> = Rule {
+    default: 200,
+    least: 100,
+    most: 599,
+};
+/// The methods of rules (alb.md 6.2, 6.3).
+pub const METHODS: [&str; 7] = ["HEAD", "GET", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"];
+/// The most groups of `forward` (alb.md 6.3).
+pub const FORWARD_GROUPS: usize = 5;
+/// `timeout` of `sticky` in `forward`: 1000 s, 1 to 86400 (alb.md 6.3).
+pub const STICKY_TIMEOUT: Rule<Duration> = seconds(1000, 1, 86_400);
+/// `qps` and `per_ip_qps`, 1 to 1000000 (alb.md 6.3, section 13); absent: no limit.
+pub const QPS: Rule<u32> = Rule {
+    default: 1_000_000,
+    least: 1,
+    most: 1_000_000,
+};
+/// How long `path` and `query` of `redirect` and `rewrite` are, in characters (alb.md 6.3); an empty query is
+/// none.
+pub const TEMPLATE_LENGTH: usize = 128;
+/// `port` of `redirect`, 1 to 65535 (alb.md 6.3).
+pub const REDIRECT_PORT: Rule<u16> = PORT;
+/// The longest `body` of `fixed_response`, in bytes (alb.md 6.3).
+pub const FIXED_BODY_LENGTH: usize = 1024;
+/// How long `value` of `insert_headers` is (alb.md 6.3).
+pub const INSERTED_VALUE_LENGTH: (usize, usize) = (1, 128);
+/// How long `reference` of `insert_headers` is (alb.md 6.3).
+pub const REFERENCE_LENGTH: (usize, usize) = (1, 128);
+/// `cover`: yes (alb.md decision 9).
+pub const EXISTING: Existing = Existing::Replaced;
+/// What response rules may not remove (alb.md 6.3).
+pub const KEPT_RESPONSE_HEADERS: [&str; 4] = [
+    "connection",
+    "upgrade",
+    "content-length",
+    "transfer-encoding",
+];
+/// `allow_methods` of `cors` (alb.md 6.3).
+pub const CORS_METHODS: [&str; 6] = ["GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS"];
+/// `allow_headers` of `cors` (alb.md 6.3).
+pub const CORS_HEADERS: [&str; 9] = [
+    "dnt",
+    "x-customheader",
+    "keep-alive",
+    "user-agent",
+    "x-requested-with",
+    "if-modified-since",
+    "cache-control",
+    "content-type",
+    "authorization",
+];
+/// `allow_credentials` of `cors`: no; ours, since yes opens a user's data to every allowed site.
+pub const CORS_CREDENTIALS: Switch = Switch::Off;
+/// `max_age` of `cors`: 172800 s, -1 to that (alb.md 6.3).
+pub const CORS_MAX_AGE: (i32, RangeInclusive<i32>) = (172_800, -1..=172_800);
+
+/// The longest name of a listener, server group, certificate or rule, in characters (alb.md decision 22).
 pub const NAME_LENGTH: usize = 128;
 /// The longest key or value of a tag, in characters (alb.md 1.1).
 pub const TAG_LENGTH: usize = 128;

@@ -124,11 +124,11 @@ pub(super) const LISTENER: Keys = Keys {
         "client_auth",
         "limits",
         "access",
+        "rule",
     ],
     not_yet: &[
         ("quic_listener", Off::Never),
         ("quic_advertised_port", Off::Never),
-        ("rule", Off::Never),
     ],
 };
 
@@ -214,6 +214,135 @@ pub(super) const ACCESS: Keys = Keys {
     not_yet: &[],
 };
 
+/// `[[listener.rule]]`
+pub(super) const RULE: Keys = Keys {
+    title: "[[listener.rule]]",
+    works: &[
+        "name",
+        "priority",
+        "host",
+        "path",
+        "method",
+        "header",
+        "query",
+        "cookie",
+        "source_ip",
+        "forward",
+    ],
+    not_yet: &[
+        ("direction", Off::Text("request")),
+        ("response_status", Off::Never),
+        ("response_header", Off::Never),
+        ("traffic_limit", Off::Never),
+        ("rewrite", Off::Never),
+        ("insert_headers", Off::Empty),
+        ("remove_headers", Off::Empty),
+        ("cors", Off::Never),
+        ("mirror", Off::Never),
+        ("compression", Off::Never),
+        ("redirect", Off::Never),
+        ("fixed_response", Off::Never),
+    ],
+};
+
+/// An element of `header` or `response_header`.
+pub(super) const HEADER_CONDITION: Keys = Keys {
+    title: "an element of `header`",
+    works: &["name", "values"],
+    not_yet: &[],
+};
+
+/// An element of `query`.
+pub(super) const QUERY_CONDITION: Keys = Keys {
+    title: "an element of `query`",
+    works: &["name", "values"],
+    not_yet: &[],
+};
+
+/// An element of `cookie`.
+pub(super) const COOKIE_CONDITION: Keys = Keys {
+    title: "an element of `cookie`",
+    works: &["name", "values"],
+    not_yet: &[],
+};
+
+/// `traffic_limit`
+pub(super) const TRAFFIC_LIMIT: Keys = Keys {
+    title: "`traffic_limit`",
+    works: &["qps", "per_ip_qps"],
+    not_yet: &[],
+};
+
+/// `rewrite`
+pub(super) const REWRITE: Keys = Keys {
+    title: "`rewrite`",
+    works: &["host", "path", "query"],
+    not_yet: &[],
+};
+
+/// An element of `insert_headers`.
+pub(super) const INSERT_HEADER: Keys = Keys {
+    title: "an element of `insert_headers`",
+    works: &["name", "value", "reference", "system", "cover"],
+    not_yet: &[],
+};
+
+/// `cors`
+pub(super) const CORS: Keys = Keys {
+    title: "`cors`",
+    works: &[
+        "allow_origin",
+        "allow_methods",
+        "allow_headers",
+        "expose_headers",
+        "allow_credentials",
+        "max_age",
+    ],
+    not_yet: &[],
+};
+
+/// `mirror`
+pub(super) const MIRROR: Keys = Keys {
+    title: "`mirror`",
+    works: &["server_group"],
+    not_yet: &[],
+};
+
+/// `forward`
+pub(super) const FORWARD: Keys = Keys {
+    title: "`forward`",
+    works: &["groups"],
+    not_yet: &[("sticky", Off::Disabled(&["enabled", "timeout"]))],
+};
+
+/// An element of `groups`.
+pub(super) const FORWARD_GROUP: Keys = Keys {
+    title: "an element of `groups`",
+    works: &["server_group", "weight"],
+    not_yet: &[],
+};
+
+/// `sticky`
+pub(super) const FORWARD_STICKY: Keys = Keys {
+    title: "`sticky`",
+    works: &["enabled", "timeout"],
+    not_yet: &[],
+};
+
+/// `redirect`
+pub(super) const REDIRECT: Keys = Keys {
+    title: "`redirect`",
+    works: &["code", "protocol", "host", "port", "path", "query"],
+    not_yet: &[],
+};
+
+/// `fixed_response`
+pub(super) const FIXED_RESPONSE: Keys = Keys {
+    title: "`fixed_response`",
+    works: &["code", "content_type", "body"],
+    not_yet: &[],
+};
+
 /// `[[server_group]]`
 pub(super) const SERVER_GROUP: Keys = Keys {
     title: "[[server_group]]",
@@ -284,6 +413,12 @@ pub(super) const TABLES: &[&Keys] = &[
     &HEADERS,
     &LIMITS,
     &ACCESS,
+    &RULE,
+    &HEADER_CONDITION,
+    &QUERY_CONDITION,
+    &COOKIE_CONDITION,
+    &FORWARD,
+    &FORWARD_GROUP,
     &SERVER_GROUP,
     &HEALTH_CHECK,
     &SERVER_ENTRY,

@@ -128,9 +128,7 @@ pub struct ListenerPlan {
     pub port: u16,
     /// `tags`
     pub tags: BTreeMap<String, String>,
-    /// `server_group`: the default rule
-    pub group: GroupId,
-    /// `[[listener.rule]]`
+    /// `[[listener.rule]]`, and `server_group`, which stands for the last
     pub rules: RulesPlan,
     /// `idle_timeout` and its kin
     pub timeouts: Timeouts,

@@ -8,17 +8,39 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+use regex::bytes::{Regex, RegexBuilder};
 
 use crate::config::plan::{GroupId, Origin, Switch};
 use crate::network::Networks;
 
 /// A listener's rules; both lists stand in the order in which they are tried: smaller priority first.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RulesPlan {
-    /// `direction = "request"`
+    /// `direction = "request"`; each has a condition at least.
     pub request: Vec<RequestRule>,
+    /// What takes the requests that none of these does: the first request rule without conditions (what comes
+    /// after it is never reached), else the one that `server_group` stands for.
+    pub default: RequestRule,
     /// `direction = "response"`
     pub response: Vec<ResponseRule>,
+}
+
+/// Which of a listener's request rules: its place in [`RulesPlan::request`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RuleId(pub u32);
+
+impl RuleId {
+    /// The default rule.
+    pub const DEFAULT: Self = Self(u32::MAX);
+}
+
+impl RulesPlan {
+    /// The rule that an id stands for.
+    pub fn rule(&self, id: RuleId) -> &RequestRule {
+        let at = usize::try_from(id.0).ok();
+        let rule = at.and_then(|at| self.request.get(at));
+        rule.unwrap_or(&self.default)
+    }
 }
 
 /// A rule about requests.
@@ -26,7 +48,7 @@ pub struct RulesPlan {
 pub struct RequestRule {
     /// `name`
     pub name: String,
-    /// `priority`, 1 to 10000, unique among the listener's rules
+    /// `priority`, 1 to 10000, unique among the listener's rules; that of `server_group` is one more.
     pub priority: u16,
     /// What must hold, all of it; empty: always.
     pub conditions: Vec<Condition>,
@@ -126,6 +148,26 @@ pub struct RegexText {
     pub captures: usize,
 }
 
+/// The largest compiled regular expression, in bytes.
+const REGEX_SIZE: usize = 1 << 18;
+/// What a regular expression may remember while it matches, in bytes, for each thread.
+const REGEX_CACHE: usize = 1 << 18;
+/// How deep its groups may be nested.
+const REGEX_DEPTH: u32 = 32;
+
+impl RegexText {
+    /// Makes it run. It sees bytes, as nginx's do: `.` is one byte, and classes are ASCII's.
+    pub fn compile(&self) -> Result<Regex, regex::Error> {
+        RegexBuilder::new(&self.text)
+            .unicode(false)
+            .case_insensitive(self.case == Case::Ignored)
+            .size_limit(REGEX_SIZE)
+            .dfa_size_limit(REGEX_CACHE)
+            .nest_limit(REGEX_DEPTH)
+            .build()
+    }
+}
+
 /// Whether upper and lower case differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Case {
@@ -158,6 +200,26 @@ pub struct Rewrite {
 /// A text with places that a request fills.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template(pub Vec<Segment>);
+
+impl Template {
+    /// What a place alone stands for.
+    pub fn of(segment: Segment) -> Self {
+        Self(vec![segment])
+    }
+
+    /// The numbers of the captures that it uses.
+    pub fn captures(&self) -> impl Iterator<Item = u8> + '_ {
+        self.0.iter().filter_map(|segment| match segment {
+            Segment::Capture(number) => Some(*number),
+            Segment::Literal(_)
+            | Segment::Protocol
+            | Segment::Host
+            | Segment::Port
+            | Segment::Path
+            | Segment::Query => None,
+        })
+    }
+}
 
 /// A part of a template.
 #[derive(Clone, Debug, PartialEq, Eq)]

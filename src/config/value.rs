@@ -81,6 +81,22 @@ pub(super) enum ValueError {
     CheckPath(String),
     /// A text that is not a gRPC status or a range of them.
     GrpcCode(String),
+    /// A text that breaks the rules of its kind.
+    Malformed {
+        /// What was written.
+        text: String,
+        /// What it should be, with its article.
+        kind: &'static str,
+        /// What such a thing looks like.
+        expected: String,
+    },
+    /// A text that is not a regular expression.
+    Regex {
+        /// What was written.
+        text: String,
+        /// Why it is none.
+        why: String,
+    },
     /// A text that is not a filter.
     Filter {
         /// What was written.
@@ -137,6 +153,8 @@ impl ValueError {
             Self::GrpcCode(_) => format!(
                 "expected a number from 0 to {LARGEST_GRPC_CODE}, or a range such as `\"0-12\"`"
             ),
+            Self::Malformed { expected, .. } => format!("expected {expected}"),
+            Self::Regex { why, .. } => why.clone(),
             Self::Filter {
                 near: Some(near), ..
             } => format!("did you mean `{near}`?"),
@@ -182,6 +200,16 @@ impl fmt::Display for ValueError {
             }
             Self::GrpcCode(text) => {
                 write!(f, "`{}` is not a gRPC status", text.escape_debug())
+            }
+            Self::Malformed { text, kind, .. } => {
+                write!(f, "`{}` is not {kind}", text.escape_debug())
+            }
+            Self::Regex { text, .. } => {
+                write!(
+                    f,
+                    "`{}` is not taken as a regular expression",
+                    text.escape_debug()
+                )
             }
             Self::Filter { text, .. } => {
                 write!(f, "`{}` is not a log level or filter", text.escape_debug())

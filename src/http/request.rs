@@ -3,10 +3,12 @@
 //! Everything is judged before a rule is matched or a backend is chosen. Paths are judged as received
 //! and never rewritten: rules and backends get the same bytes (alb.md decision 13).
 
+use std::borrow::Cow;
+
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
-use http::{HeaderMap, Method, Version};
+use http::{HeaderMap, Method, Uri, Version};
 use hyper::ext::Protocol;
 
 use crate::config::plan::Limits;
@@ -204,6 +206,16 @@ fn next_decoded(path: &[u8]) -> Option<(u8, &[u8])> {
         return Some((high * 16 + low, rest));
     }
     path.split_first().map(|(byte, rest)| (*byte, rest))
+}
+
+/// Path and query as received; an absolute target may have an empty path, which stands for `/`.
+pub fn target(uri: &Uri) -> Cow<'_, [u8]> {
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    if target.starts_with('?') {
+        Cow::Owned(format!("/{target}").into_bytes())
+    } else {
+        Cow::Borrowed(target.as_bytes())
+    }
 }
 
 /// The one host of a request: of an absolute target or `:authority`, else of the Host field.

@@ -1,5 +1,5 @@
 //! One line of the access log: the fields of alb.md section 9.5 that exist outside a cloud, under
-//! their names there, then lockgate's own (`listener`, `server_group`, `server_name`, `cause`).
+//! their names there, then lockgate's own (`listener`, `rule`, `server_group`, `server_name`, `cause`).
 //!
 //! A JSON line holds every field, always in the same order; numbers are numbers, and a value that
 //! there is not is the string `-`, as on ALB. A text line is nginx's combined format followed by
@@ -53,6 +53,8 @@ pub struct Record<'a> {
     pub body_bytes_sent: u64,
     /// `cause`: the stable code of why the answer is lockgate's own.
     pub cause: Option<&'a str>,
+    /// `rule`: the name of the rule that took the request.
+    pub rule: Option<&'a str>,
     /// `server_group`: the name of the group that was chosen.
     pub server_group: Option<&'a str>,
     /// `upstream_addr`: the last backend that was tried.
@@ -142,6 +144,7 @@ impl Record<'_> {
         line.number("body_bytes_sent", Some(self.body_bytes_sent));
         line.number("status", Some(self.status));
         line.string("cause", self.cause.map(str::as_bytes));
+        line.string("rule", self.rule.map(str::as_bytes));
         line.string("server_group", self.server_group.map(str::as_bytes));
         line.backend("upstream_addr", self.upstream_addr);
         line.number("upstream_status", self.upstream_status);
@@ -197,6 +200,7 @@ impl Record<'_> {
         );
         line.string("server_name", self.server_name.map(str::as_bytes));
         line.string("cause", self.cause.map(str::as_bytes));
+        line.string("rule", self.rule.map(str::as_bytes));
         line.string("server_group", self.server_group.map(str::as_bytes));
         line.backend("upstream_addr", self.upstream_addr);
         line.number("upstream_status", self.upstream_status);
@@ -469,6 +473,7 @@ mod tests {
             status: 200,
             body_bytes_sent: 1024,
             cause: None,
+            rule: Some("api"),
             server_group: Some("app"),
             upstream_addr: None,
             upstream_status: None,
@@ -514,6 +519,7 @@ mod tests {
         "body_bytes_sent",
         "status",
         "cause",
+        "rule",
         "server_group",
         "upstream_addr",
         "upstream_status",
@@ -584,7 +590,7 @@ mod tests {
              host=\"example.com\" http_host=- http_x_forwarded_for=- http_x_real_ip=- request_id=- \
              client_ip_from=\"proxy_protocol\" client_port=4711 peer_addr=\"10.0.0.3:1024\" \
              listener=\"web\" slb_vport=443 scheme=\"https\" ssl_protocol=\"TLSv1.3\" \
-             ssl_cipher=\"TLS_AES_128_GCM_SHA256\" ssl_session_reused=\"r\" ssl_client_verify=\"NONE\" server_name=\"example.com\" cause=- server_group=\"app\" \
+             ssl_cipher=\"TLS_AES_128_GCM_SHA256\" ssl_session_reused=\"r\" ssl_client_verify=\"NONE\" server_name=\"example.com\" cause=- rule=\"api\" server_group=\"app\" \
              upstream_addr=\"127.0.0.1:8080\" upstream_status=200 request_length=120 request_time=1.005 \
              upstream_response_time=0.040 read_request_time=2 write_response_time=-\n"
         );

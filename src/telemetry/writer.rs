@@ -566,6 +566,7 @@ mod tests {
             status: 200,
             body_bytes_sent: 0,
             cause: None,
+            rule: None,
             server_group: None,
             upstream_addr: None,
             upstream_status: None,

@@ -7,6 +7,7 @@
 mod headers;
 mod health;
 mod reader;
+mod rule;
 mod syntax;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,12 @@ pub(super) use self::headers::{HeadersDocument, SwitchOrName};
 pub(super) use self::health::HealthCheckDocument;
 use self::health::read_health_check;
 use self::reader::Reader;
+use self::rule::read_rule;
+pub(super) use self::rule::{
+    CorsDocument, FixedResponseDocument, ForwardDocument, ForwardTable, InsertDocument,
+    MirrorDocument, NamedDocument, RedirectDocument, RewriteDocument, RuleDocument, StickyDocument,
+    TrafficLimitDocument, WeightedDocument,
+};
 use crate::config::keys;
 use crate::config::plan::Origin;
 use crate::config::report::Report;
@@ -199,6 +206,8 @@ pub(super) struct ListenerDocument {
     pub(super) client_auth: Option<ClientAuthDocument>,
     /// `[listener.limits]`
     pub(super) limits: Option<LimitsDocument>,
+    /// `[[listener.rule]]`
+    pub(super) rules: Rows<RuleDocument>,
 }
 
 /// `[listener.client_auth]`
@@ -451,6 +460,7 @@ fn read_listener(table: &mut Reader<'_, '_>) -> ListenerDocument {
         limits: table
             .table("limits", &keys::LIMITS)
             .map(|mut table| read_limits(&mut table)),
+        rules: table.tables("rule", &keys::RULE, read_rule),
     }
 }
 

@@ -43,8 +43,9 @@ impl Leaf for Quantity {
 pub(super) struct Reader<'t, 'r> {
     table: &'t DeTable<'t>,
     origin: Origin,
+    keys: &'static Keys,
     /// Keys that are there, but misspelt.
-    misspelt: Vec<&'static str>,
+    misspelt: Vec<(&'static str, Origin)>,
     report: &'r mut Report,
 }
 
@@ -62,13 +63,14 @@ impl<'t, 'r> Reader<'t, 'r> {
                 check_not_yet((name, off), key, value, report);
             } else if !keys.works.contains(&key.get_ref().as_ref()) {
                 let near = suggest::nearest(key.get_ref(), keys.all());
-                misspelt.extend(near);
+                misspelt.extend(near.map(|near| (near, key.span().into())));
                 report_unknown(key, near, (keys.title, keys.works), report);
             }
         }
         Self {
             table,
             origin,
+            keys,
             misspelt,
             report,
         }
@@ -79,9 +81,35 @@ impl<'t, 'r> Reader<'t, 'r> {
         self.origin.clone()
     }
 
+    /// The keys that are there, misspelt ones too, each with its place.
+    pub(super) fn given(&self) -> Vec<(&'static str, Origin)> {
+        let right = self.keys.all().filter_map(|known| {
+            let (key, _) = self.table.get_key_value(known)?;
+            Some((known, key.span().into()))
+        });
+        right.chain(self.misspelt.iter().cloned()).collect()
+    }
+
+    /// Whether a key is there with a string.
+    pub(super) fn is_text(&self, key: &str) -> bool {
+        self.value(key)
+            .is_some_and(|value| value.get_ref().is_str())
+    }
+
+    /// Whether a key is there at all.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.value(key).is_some()
+    }
+
+    /// A key's value; of a key that is not implemented yet there is none.
+    fn value(&self, key: &str) -> Option<&'t Spanned<DeValue<'t>>> {
+        let value = self.table.get(key)?;
+        self.keys.works.contains(&key).then_some(value)
+    }
+
     /// Reads a plain value.
     pub(super) fn leaf<T: Leaf>(&mut self, key: &str) -> Field<T> {
-        let Some(value) = self.table.get(key) else {
+        let Some(value) = self.value(key) else {
             return self.absent(key);
         };
         match read(key, value, self.report) {
@@ -92,7 +120,7 @@ impl<'t, 'r> Reader<'t, 'r> {
 
     /// Reads an array of plain values; the elements of the wrong type are left out.
     pub(super) fn list<T: Leaf>(&mut self, key: &str) -> Field<Vec<Written<T>>> {
-        let Some(value) = self.table.get(key) else {
+        let Some(value) = self.value(key) else {
             return self.absent(key);
         };
         let Some(array) = value.get_ref().as_array() else {
@@ -114,7 +142,7 @@ impl<'t, 'r> Reader<'t, 'r> {
 
     /// Reads a table whose keys are the user's own.
     pub(super) fn map(&mut self, key: &str) -> BTreeMap<String, Written<String>> {
-        let Some(value) = self.table.get(key) else {
+        let Some(value) = self.value(key) else {
             return BTreeMap::new();
         };
         let Some(table) = value.get_ref().as_table() else {
@@ -134,7 +162,7 @@ impl<'t, 'r> Reader<'t, 'r> {
 
     /// Opens a table inside this one.
     pub(super) fn table(&mut self, key: &str, keys: &'static Keys) -> Option<Reader<'t, '_>> {
-        let value = self.table.get(key)?;
+        let value = self.value(key)?;
         let Some(table) = value.get_ref().as_table() else {
             report_type(key, value, "a table", self.report);
             return None;
@@ -150,7 +178,7 @@ impl<'t, 'r> Reader<'t, 'r> {
         read: fn(&mut Reader<'_, '_>) -> T,
     ) -> Rows<T> {
         let absent = self.absent::<()>(key);
-        let Some(value) = self.table.get(key) else {
+        let Some(value) = self.value(key) else {
             let completeness = match absent {
                 Field::Absent => Completeness::Whole,
                 Field::Wrong | Field::Given(_) => Completeness::Partial,
@@ -194,7 +222,7 @@ impl<'t, 'r> Reader<'t, 'r> {
 
     /// What an absent key is: one that is there under a misspelt name has been reported.
     fn absent<T>(&self, key: &str) -> Field<T> {
-        if self.misspelt.contains(&key) {
+        if self.misspelt.iter().any(|(known, _)| *known == key) {
             Field::Wrong
         } else {
             Field::Absent

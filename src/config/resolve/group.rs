@@ -1,13 +1,12 @@
 //! `[[server_group]]`
 
-use super::{Resolver, switch};
+use super::{Resolver, Scope, switch};
 use crate::addr::BackendAddr;
 use crate::config::defaults;
-use crate::config::document::{
-    Completeness, Field, GroupDocument, ListenerDocument, ServerEntryDocument,
-};
+use crate::config::document::{Completeness, Field, GroupDocument, ServerEntryDocument};
 use crate::config::plan::{
-    GroupPlan, GroupProtocol, Http2, Keepalive, ListenerPlan, ListenerProtocol, ServerEntry, Switch,
+    GroupId, GroupPlan, GroupProtocol, Http2, Keepalive, ListenerProtocol, Origin, ServerEntry,
+    Switch,
 };
 use crate::config::value;
 
@@ -58,41 +57,35 @@ impl Resolver<'_> {
         }
     }
 
-    /// Reports the listeners whose clients could never reach their group: gRPC needs HTTP/2 from end to end
+    /// Reports a group that the clients of a listener could never reach: gRPC needs HTTP/2 from end to end
     /// (alb.md 8.3).
     pub(super) fn check_grpc(
         &mut self,
-        written: &[ListenerDocument],
-        listeners: &[Option<ListenerPlan>],
-        groups: &[Option<GroupPlan>],
+        group: GroupId,
+        reference: &Origin,
+        protocol: &ListenerProtocol,
+        scope: &Scope,
     ) {
-        for (document, listener) in written.iter().zip(listeners) {
-            let Some(listener) = listener else { continue };
-            let Some(Some(group)) = groups.get(listener.group.0) else {
-                continue;
-            };
-            let help = match &listener.protocol {
-                ListenerProtocol::Http => "say `protocol = \"https\"` in the listener",
-                ListenerProtocol::Https(https) if https.http2 == Http2::Off => {
-                    "leave `http2 = false` out of the listener"
-                }
-                ListenerProtocol::Https(_) => continue,
-            };
-            if let (GroupProtocol::Grpc, Some(reference)) =
-                (group.protocol, document.server_group.given())
-            {
-                self.report
-                    .error(
-                        &reference.origin,
-                        format!(
-                            "`{}` is a gRPC group, and this listener has no HTTP/2",
-                            group.name
-                        ),
-                    )
-                    .label("only HTTP/2 clients can ask it")
-                    .also(&group.origin, "the group")
-                    .help(help);
+        let help = match protocol {
+            ListenerProtocol::Http => "say `protocol = \"https\"` in the listener",
+            ListenerProtocol::Https(https) if https.http2 == Http2::Off => {
+                "leave `http2 = false` out of the listener"
             }
+            ListenerProtocol::Https(_) => return,
+        };
+        let Some(Some(group)) = scope.group_plans.get(group.0) else {
+            return;
+        };
+        if group.protocol == GroupProtocol::Grpc {
+            let name = &group.name;
+            self.report
+                .error(
+                    reference,
+                    format!("`{name}` is a gRPC group, and this listener has no HTTP/2"),
+                )
+                .label("only HTTP/2 clients can ask it")
+                .also(&group.origin, "the group")
+                .help(help);
         }
     }
 

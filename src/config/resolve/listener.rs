@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::rule::Site;
 use super::{Resolver, Scope, switch};
 use crate::config::defaults::{self, Rule};
 use crate::config::document::{Field, HeadersDocument, ListenerDocument, Quantity, Written};
 use crate::config::plan::{
-    ForwardedFor, GroupId, HeadersPlan, ListenAddress, ListenerPlan, ListenerProtocol, Origin,
-    Switch, Timeouts,
+    ForwardedFor, HeadersPlan, ListenAddress, ListenerPlan, ListenerProtocol, Origin, Switch,
+    Timeouts,
 };
-use crate::config::rule::RulesPlan;
 use crate::config::value::{self, ValueError};
 
 /// What a listener binds.
@@ -70,7 +70,12 @@ impl Resolver<'_> {
         if let (Some(written), Some(protocol)) = (&written.headers, &protocol) {
             self.warn_of_client_cert_headers(written, protocol);
         }
-        let group = self.default_group(written, scope);
+        let site = Site {
+            protocol: protocol.as_ref(),
+            port: socket.as_ref().map(|socket| socket.port),
+            client_ip: &client_ip,
+        };
+        let rules = self.rules(written, &site, scope);
         let socket = socket?;
         // QUIC's ports are UDP's (alb.md 1.1).
         if written
@@ -86,8 +91,7 @@ impl Resolver<'_> {
             address: socket.address,
             port: socket.port,
             tags,
-            group: group?,
-            rules: RulesPlan::default(),
+            rules: rules?,
             timeouts,
             proxy_protocol,
             access,
@@ -308,15 +312,6 @@ impl Resolver<'_> {
             tls_cipher: switch(&written.tls_cipher, defaults.tls_cipher),
             client_cert: self.client_cert_headers(written),
         }
-    }
-
-    /// The default rule's group: rules, which could do without, are not implemented yet.
-    fn default_group(&mut self, written: &ListenerDocument, scope: &mut Scope) -> Option<GroupId> {
-        if written.server_group.is_absent() {
-            let help = "add `server_group = \"...\"`, the name of a `[[server_group]]`";
-            self.missing(&written.origin, "this listener has no `server_group`", help);
-        }
-        self.refer(&mut scope.groups, written.server_group.given()?)
     }
 }
 

@@ -16,6 +16,7 @@ mod legacy_tls;
 mod limits;
 mod listener;
 mod names;
+mod rule;
 mod server;
 mod tls_policy;
 
@@ -28,7 +29,7 @@ use self::names::Names;
 use self::tls_policy::TlsPolicies;
 use crate::config::defaults::Rule;
 use crate::config::document::{Completeness, Document, Field, Quantity, Written};
-use crate::config::plan::{CertificateId, GroupId, Origin, Plan, Switch};
+use crate::config::plan::{CertificateId, GroupId, GroupPlan, Origin, Plan, Switch};
 use crate::config::report::{Diagnostic, Report};
 use crate::config::suggest;
 use crate::config::value::{self, ValueError};
@@ -50,6 +51,8 @@ struct Scope {
     certificates: Names<CertificateId>,
     tls_policies: TlsPolicies,
     groups: Names<GroupId>,
+    /// The groups themselves; `None` in the place of one that has mistakes.
+    group_plans: Vec<Option<GroupPlan>>,
 }
 
 impl Resolver<'_> {
@@ -65,6 +68,7 @@ impl Resolver<'_> {
                 "server group",
                 document.groups.iter().map(|g| (&g.name, &g.origin)),
             ),
+            group_plans: Vec::new(),
         };
         self.check_listener_names(&document.listeners);
         let server = self.server(document.server.as_ref());
@@ -73,13 +77,12 @@ impl Resolver<'_> {
             .iter()
             .map(|written| self.certificate(written))
             .collect();
-        let groups: Vec<_> = document
+        scope.group_plans = document
             .groups
             .iter()
             .map(|written| self.group(written))
             .collect();
         let listeners = self.listeners(&document.listeners, &mut scope);
-        self.check_grpc(&document.listeners, &listeners, &groups);
         self.warn_of_unused(&scope.certificates);
         self.warn_of_unused(&scope.tls_policies.names);
         self.warn_of_unused(&scope.groups);
@@ -90,7 +93,7 @@ impl Resolver<'_> {
             server,
             certificates: certificates.into_iter().collect::<Option<_>>()?,
             listeners: listeners.into_iter().collect::<Option<_>>()?,
-            groups: groups.into_iter().collect::<Option<_>>()?,
+            groups: scope.group_plans.into_iter().collect::<Option<_>>()?,
         })
     }
 
