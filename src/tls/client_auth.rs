@@ -221,8 +221,8 @@ impl std::error::Error for ChainTooLong {}
 #[cfg(test)]
 mod tests {
     use rcgen::{
-        BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, SerialNumber,
-        date_time_ymd,
+        BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
+        KeyPair, NameConstraints, SanType, SerialNumber, date_time_ymd,
     };
     use rustls::AlertDescription::{
         CertificateExpired, CertificateRequired, CertificateRevoked, CertificateUnknown,
@@ -381,6 +381,45 @@ mod tests {
             assert_eq!(verdict(&required, &client), nothing);
             assert_eq!(verdict(&optional, &client), Ok("NONE"));
             assert_eq!(verdict(&told, &client), Ok("NONE"));
+        }
+    }
+
+    #[test]
+    fn an_authority_vouches_for_the_names_that_it_is_permitted_and_no_other() {
+        let root = Authority::root("root");
+        let middle = root.authority_as("middle", |params| {
+            params.name_constraints = Some(NameConstraints {
+                permitted_subtrees: vec![GeneralSubtree::DnsName("inside.example".into())],
+                excluded_subtrees: vec![GeneralSubtree::DnsName("not.inside.example".into())],
+            });
+        });
+        let told = |mode, anchor: &Authority, name: &str| {
+            let auth = ClientAuth::new(mode, vec![anchor.certificate.clone()], Vec::new());
+            let identity = middle.issue(|params| {
+                let name = SanType::DnsName(name.try_into().unwrap());
+                params.subject_alt_names = vec![name];
+            });
+            let client = Client::new().shows(&with(identity, &[&middle]));
+            verdict(&listener(auth.unwrap()), &client)
+        };
+        // The constrained authority is trusted by itself, or another vouches for it.
+        for anchor in [&middle, &root] {
+            for (name, is_inside) in [
+                ("client.inside.example", true),
+                ("inside.example", true),
+                ("client.not.inside.example", false),
+                ("client.outside.example", false),
+                ("client.inside.example\0.outside.example", false),
+            ] {
+                let required = told(ClientAuthMode::Required, anchor, name);
+                let noted = told(ClientAuthMode::OptionalNoCa, anchor, name);
+                if is_inside {
+                    assert_eq!((required, noted), (Ok("SUCCESS"), Ok("SUCCESS")), "{name}");
+                } else {
+                    assert!(required.is_err(), "{name:?}");
+                    assert!(noted.unwrap().starts_with("FAILED:"), "{name:?}");
+                }
+            }
         }
     }
 

@@ -323,7 +323,17 @@ impl Authority {
 
     /// One that this one vouches for.
     pub(crate) fn authority(&self, name: &str) -> Self {
-        let (params, key) = (Self::params(name), KeyPair::generate().unwrap());
+        self.authority_as(name, |_| {})
+    }
+
+    /// The same, as changed by `change`.
+    pub(crate) fn authority_as(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Self {
+        let (mut params, key) = (Self::params(name), KeyPair::generate().unwrap());
+        change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
         Self {
             issuer: Issuer::new(params, key),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rcgen::{CertificateParams, DnType, SerialNumber};
+use rustls::HandshakeKind;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -228,6 +229,105 @@ async fn a_reload_with_an_empty_authority_changes_nothing() {
         200
     );
     assert!(is_refused(connect(&proxy, None, &["http/1.1"]).await).await);
+}
+
+#[tokio::test]
+async fn a_reload_with_a_damaged_list_changes_nothing_and_says_which() {
+    let backend = Backend::echo().run().await;
+    let clients = Authority::named("clients");
+    let proxy = Proxy::to(&backend)
+        .listener("client_auth = { ca = [\"clients.crt\"], crl = [\"clients.crl\"] }");
+    let (ca, crl) = (
+        proxy.directory().join("clients.crt"),
+        proxy.directory().join("clients.crl"),
+    );
+    let list = clients.revoke(&[13]);
+    std::fs::write(&ca, clients.pem()).unwrap();
+    std::fs::write(&crl, &list).unwrap();
+    let mut proxy = proxy.run().await;
+    let good = clients.issue_as(named("client"));
+    let revoked = clients.issue_as(|params| {
+        params.serial_number = Some(SerialNumber::from(13));
+        named("revoked")(params);
+    });
+    let nonsense = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
+    let torn = &list[..list.len() / 2];
+    for (text, told) in [
+        ("", "`clients.crl` is empty"),
+        (nonsense, "a revocation list cannot be used"),
+        (torn, "clients.crl"),
+        (clients.pem(), "a `CERTIFICATE` section"),
+    ] {
+        std::fs::write(&crl, text).unwrap();
+        let before = proxy.stderr().len();
+        assert_eq!(proxy.reload().await, Reload::Refused, "{told}");
+        let folder = format!("{}/", proxy.directory().display());
+        let said = proxy.stderr()[before..].replace(&folder, "");
+        assert!(said.contains(told), "{told}: {said}");
+        let served = http1(&proxy, Some(&good)).await.get("/").await.status;
+        assert_eq!(served, 200, "{told}");
+        let stream = connect(&proxy, Some(&revoked), &["http/1.1"]).await;
+        assert!(is_refused(stream).await, "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_of_an_open_listener_does_not_go_on_where_clients_are_authenticated() {
+    let backend = Backend::echo().run().await;
+    let clients = Authority::named("clients");
+    let proxy = Proxy::to(&backend).server("secret_file = \"secret\"");
+    std::fs::write(proxy.directory().join("clients.crt"), clients.pem()).unwrap();
+    crate::tickets::write_secret(proxy.directory(), crate::tickets::SECRET);
+    let mut proxy = proxy.run().await;
+    let (optional, required) = (free_port(), free_port());
+    proxy.rewrite(|mut toml| {
+        for (mode, port) in [("optional", optional), ("required", required)] {
+            toml += &format!(
+                "[[listener]]\nname = \"{mode}\"\nprotocol = \"https\"\naddress = \"127.0.0.1\"\n\
+                 port = {port}\ncertificates = [\"site\"]\nserver_group = \"app\"\n\
+                 client_auth = {{ ca = [\"clients.crt\"], mode = \"{mode}\" }}\n"
+            );
+        }
+        toml
+    });
+    assert_eq!(proxy.reload().await, Reload::TakenUp);
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let config = Arc::new(proxy.authority().config_for(&[version], &[], None));
+        // How it is taken, where it is served.
+        let visit = async |port: u16| {
+            let tcp = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            let name = ServerName::try_from("localhost").unwrap();
+            let stream = TlsConnector::from(Arc::clone(&config)).connect(name, tcp);
+            let stream = within("the handshake ends", stream).await.ok()?;
+            let kind = stream.get_ref().1.handshake_kind();
+            let mut raw = Raw::over(stream);
+            let _ = raw.try_write(GET).await;
+            raw.read_head().await?;
+            kind
+        };
+        let (anew, resumed) = (Some(HandshakeKind::Full), Some(HandshakeKind::Resumed));
+        assert_eq!(visit(proxy.port()).await, anew, "{version:?}");
+        assert_eq!(visit(proxy.port()).await, resumed, "{version:?}");
+        assert_eq!(visit(required).await, None, "{version:?}");
+        assert!(visit(proxy.port()).await.is_some(), "{version:?}");
+        assert_eq!(visit(optional).await, anew, "{version:?}");
+        assert_eq!(visit(optional).await, resumed, "{version:?}");
+        assert_eq!(visit(required).await, None, "{version:?}");
+        assert_eq!(visit(proxy.port()).await, anew, "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_nul_in_a_client_s_name_reaches_the_backend_escaped() {
+    let backend = Backend::echo().run().await;
+    let clients = Authority::named("clients");
+    let proxy = asking(&backend, &clients, "required")
+        .headers("client_cert_subject_dn = true")
+        .run()
+        .await;
+    let client = clients.issue_as(named("admin\0.example"));
+    let said = http1(&proxy, Some(&client)).await.get("/").await.text();
+    assert!(said.contains(": CN=admin\\00.example\r\n"), "{said}");
 }
 
 #[tokio::test]

@@ -57,7 +57,7 @@ fn slow(open: &Arc<AtomicUsize>) -> Behaviour {
 }
 
 /// CPU time that a process has used.
-fn cpu(pid: u32) -> Duration {
+pub(crate) fn cpu(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let after_name = &stat[stat.rfind(')').unwrap() + 2..];
     let fields: Vec<&str> = after_name.split(' ').collect();

@@ -28,6 +28,7 @@ mod framing;
 mod grpc;
 mod headers;
 mod health;
+mod hellos;
 mod http;
 mod http2;
 #[cfg(feature = "legacy-tls")]

@@ -1,7 +1,9 @@
 //! TLS as clients see it: which certificate, which protocol, which version, and what is refused; by
 //! rustls here, and by the clients and servers that people use.
 
+use std::io::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::ClientConfig;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -17,11 +19,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::floods::cpu;
 use crate::support::backend::Backend;
 use crate::support::client::Client;
 use crate::support::pki::{self, Authority};
-use crate::support::program::{Service, run};
+use crate::support::program::{Service, run, run_with};
 use crate::support::proxy::{Proxy, Reload, Running, free_port};
+use crate::support::raw::Raw;
 use crate::support::{peer, within};
 
 /// Believes every certificate: which one is shown is what the tests look at.
@@ -379,6 +383,42 @@ async fn a_flood_of_key_updates_ends_the_connection() {
 }
 
 #[tokio::test]
+async fn records_of_one_byte_are_borne_at_a_bounded_cost() {
+    const RECORDS: usize = 20_000;
+    let (_backend, proxy) = proxy().await;
+    let mut stream = Offer::to("localhost").connect(&proxy).await;
+    let head = format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {RECORDS}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let before = cpu(proxy.pid());
+    stream.get_mut().1.set_buffer_limit(None);
+    for _ in 0..RECORDS {
+        stream.get_mut().1.writer().write_all(b"x").unwrap();
+    }
+    let mut raw = Raw::over(stream);
+    raw.write(b"").await;
+    let answer = raw.read_response().await;
+    assert_eq!(answer.status(), 200);
+    assert!(answer.body.ends_with(&[b'x'; RECORDS]));
+    let spent = cpu(proxy.pid()) - before;
+    assert!(spent <= Duration::from_secs(1), "{spent:?} of CPU");
+}
+
+#[tokio::test]
+async fn a_tls_1_2_client_cannot_renegotiate() {
+    let Some(openssl) = peer("openssl") else {
+        return;
+    };
+    let (_backend, proxy) = proxy().await;
+    let address = format!("127.0.0.1:{}", proxy.port());
+    let arguments = ["s_client", "-connect", &address, "-tls1_2", "-state"];
+    // `R` asks for another handshake.
+    let refused = run_with(&openssl, &arguments, b"R\n").await;
+    let said = refused.stderr + &refused.stdout;
+    assert!(said.contains("RENEGOTIATING"), "{said}");
+    assert!(said.contains("no renegotiation"), "{said}");
+}
+
+#[tokio::test]
 async fn openssl_agrees_on_1_2_and_1_3_and_is_refused_with_1_1() {
     let Some(openssl) = peer("openssl") else {
         return;
@@ -469,7 +509,7 @@ async fn nginx_serves_as_a_backend() {
     let _nginx = Service::start(nginx, &["-p", prefix, "-c", config.to_str().unwrap()]);
     within("nginx listens", async {
         while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })
     .await;
