@@ -13,7 +13,8 @@ use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::workers::{Place, Seat, Worker};
+use super::place::{Place, Seat};
+use super::workers::Worker;
 use crate::accept::proxy_protocol::{self, Announced};
 use crate::addr::ClientAddr;
 use crate::connection::{Connection, Home, Tunnel, View};

@@ -11,6 +11,7 @@ pub mod connection;
 pub mod generation;
 pub mod health;
 pub mod loads;
+pub mod place;
 pub mod resolver;
 pub mod sockets;
 mod tickets;

@@ -23,13 +23,13 @@ use super::admission::{Admission, Admitted, Overload, Refusal};
 use super::connection;
 use super::generation::Generation;
 use super::loads::Loads;
+use super::place::{Place, Seat};
 use crate::accept::tcp::accept_loop;
 use crate::addr::{ClientAddr, ListenAddr};
 use crate::connection::{Home, View};
 use crate::http::activity::{Activity, Closing};
 use crate::listener::{Current, ListenerKey, Live};
 use crate::telemetry::writer::{AccessLogHandle, flusher};
-use crate::tls::Terms;
 
 /// How often pools are swept of connections that nobody used.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -70,8 +70,8 @@ enum Command {
 
 /// What workers know of each other.
 #[derive(Debug)]
-struct Peers {
-    loads: Loads,
+pub(super) struct Peers {
+    pub(super) loads: Loads,
     commands: Vec<mpsc::UnboundedSender<Command>>,
     admission: Arc<Admission>,
 }
@@ -190,11 +190,11 @@ async fn all_done(done: mpsc::Sender<()>, mut wait: mpsc::Receiver<()>) {
 /// One serving thread.
 #[derive(Debug)]
 pub struct Worker {
-    id: usize,
-    peers: Arc<Peers>,
+    pub(super) id: usize,
+    pub(super) peers: Arc<Peers>,
     home: RefCell<Option<Rc<Home>>>,
-    seats: RefCell<Slab<Rc<Seat>>>,
-    emptied: Notify,
+    pub(super) seats: RefCell<Slab<Rc<Seat>>>,
+    pub(super) emptied: Notify,
     stops: RefCell<HashMap<ListenerKey, Rc<Notify>>>,
     /// Listeners that are gone, for the clients that the kernel had let in before.
     left: RefCell<HashMap<ListenerKey, View>>,
@@ -203,19 +203,8 @@ pub struct Worker {
     accepting: Cell<usize>,
     /// Connections that `[listener.access]` has refused since the last sweep.
     refused: Cell<u64>,
-    overload: Overload,
+    pub(super) overload: Overload,
     access_log: Rc<AccessLogHandle>,
-}
-
-/// A connection's place among those that are served.
-#[derive(Debug)]
-pub struct Seat {
-    /// The listener it came in by.
-    pub key: ListenerKey,
-    /// What it was admitted under.
-    pub terms: Option<Terms>,
-    /// What it is doing.
-    pub activity: Rc<Activity>,
 }
 
 fn run(
@@ -524,39 +513,6 @@ impl Worker {
             for group in home.current.get().groups() {
                 group.sweep(now);
             }
-        }
-    }
-}
-
-/// A connection's hold on its seat: given back when its life is over, also by a panic.
-#[derive(Debug)]
-pub struct Place {
-    /// The seat.
-    pub seat: Rc<Seat>,
-    /// The worker.
-    pub worker: Rc<Worker>,
-    number: usize,
-    admitted: Admitted,
-}
-
-impl Place {
-    /// Counts the connection by the address of a client that was announced. Whether it may stay.
-    pub fn count(&mut self, client: ClientAddr) -> bool {
-        let counted = self.admitted.count(client.ip());
-        if let Err(refusal) = counted {
-            self.worker.overload.refused(refusal);
-        }
-        counted.is_ok()
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut seats = self.worker.seats.borrow_mut();
-        seats.try_remove(self.number);
-        self.worker.peers.loads.remove(self.worker.id);
-        if seats.is_empty() {
-            self.worker.emptied.notify_waiters();
         }
     }
 }
