@@ -17,7 +17,8 @@ use crate::exchange::Exchange;
 use crate::failure::Failure;
 use crate::http::http2::StreamPace;
 use crate::http::piece::{Piece, Rated};
-use crate::transform::compression::body::{CompressedBody, CompressedBodyError, is_small, memory};
+use crate::transform::compression::body::{CompressedBody, CompressedBodyError, is_small};
+use crate::transform::compression::memory::memory;
 use crate::transform::hop_by_hop;
 
 /// A response body on its way to the client, with the exchange that ends when it is dropped.

@@ -11,7 +11,7 @@ use http::header::{
 use http::{Method, Request};
 use http_body_util::BodyExt;
 use lockgate::config::plan::Algorithm;
-use lockgate::transform::compression::body::memory;
+use lockgate::transform::compression::memory::memory;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
