@@ -13,11 +13,14 @@ use http::{Method, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
 use crate::addr::{ClientAddr, ClientIp};
+use crate::backend::http2::link::Window;
 use crate::backend::send::Trace;
 use crate::backend::server::Server;
+use crate::config::plan::GroupProtocol;
 use crate::config::rule::RuleId;
 use crate::connection::{Connection, View};
 use crate::failure::{Failure, client_closed_request};
+use crate::http::http2::StreamPace;
 use crate::http::request::head_length;
 use crate::listener::Listener;
 use crate::telemetry::access_log::{Record, RequestFacts, Scheme};
@@ -31,6 +34,10 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 #[derive(Debug)]
 pub struct Exchange {
     connection: Rc<Connection>,
+    /// Absent over HTTP/1.
+    pace: Option<Rc<StreamPace>>,
+    /// What it has drawn for what a backend may send ahead.
+    window: usize,
     /// Absent where no log is kept.
     entry: Option<Box<Entry>>,
 }
@@ -71,8 +78,13 @@ struct Upstream {
 }
 
 impl Exchange {
-    /// Begins with a request whose head has been read.
-    pub fn begin(connection: &Rc<Connection>, view: &View, request: &Parts) -> Self {
+    /// Begins with a request whose head has been read; over HTTP/2, on a stream.
+    pub fn begin(
+        connection: &Rc<Connection>,
+        view: &View,
+        request: &Parts,
+        pace: Option<&Rc<StreamPace>>,
+    ) -> Self {
         let entry = connection.access_log().enabled().then(|| {
             let field = |name: HeaderName| request.headers.get(name).cloned();
             Box::new(Entry {
@@ -103,6 +115,8 @@ impl Exchange {
         });
         Self {
             connection: Rc::clone(connection),
+            pace: pace.map(Rc::clone),
+            window: 0,
             entry,
         }
     }
@@ -119,6 +133,28 @@ impl Exchange {
         if let Some(entry) = self.entry.as_deref_mut() {
             entry.group = Some(Arc::clone(group));
         }
+    }
+
+    /// How much a server of this protocol may send ahead, which its connection must have memory for.
+    pub fn window(&mut self, protocol: GroupProtocol) -> Result<Window, Failure> {
+        let (GroupProtocol::Grpc, Some(pace)) = (protocol, &self.pace) else {
+            return Ok(Window::Wide);
+        };
+        let (wide, narrow) = (Window::Wide.bytes(), Window::Narrow.bytes());
+        let drawn = pace.account().draw_window(wide, narrow);
+        self.window = drawn.ok_or(Failure::ConnectionMemory)?;
+        Ok(if self.window == wide {
+            Window::Wide
+        } else {
+            Window::Narrow
+        })
+    }
+
+    /// Ends with a reset of its stream.
+    pub fn reset(mut self, failure: Failure, reason: h2::Reason) -> h2::Error {
+        self.failed(failure);
+        self.answered(failure.status());
+        reason.into()
     }
 
     /// The request has a name.
@@ -172,6 +208,9 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if let Some(pace) = &self.pace {
+            pace.account().return_answer(self.window);
+        }
         self.connection.activity.exchange_ended();
         if let Some(entry) = self.entry.take() {
             entry.write(&self.connection);

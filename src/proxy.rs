@@ -51,14 +51,14 @@ pub async fn handle(
     }
     let next = Next::of(&request, &connection, &view);
     let (mut parts, body) = request.into_parts();
-    let mut exchange = Exchange::begin(&connection, &view, &parts);
+    let mut exchange = Exchange::begin(&connection, &view, &parts, pace.as_ref());
     let body_came = BodyCame::of(&body);
     let asked = Asked::of(&parts, &view);
     let mut response = match forward(&mut parts, body, &connection, &view, &mut exchange).await {
-        Ok((Answer::Reset(reason), _)) => {
-            exchange.failed(Failure::BackendReset);
-            exchange.answered(Failure::BackendReset.status());
-            return Err(reason.into());
+        Ok((Answer::Reset(reason), _)) => return Err(exchange.reset(Failure::BackendReset, reason)),
+        // As for a head that there is no room for.
+        Err(failure @ Failure::ConnectionMemory) => {
+            return Err(exchange.reset(failure, h2::Reason::REFUSED_STREAM));
         }
         Ok((Answer::Response(head, body), _)) => {
             let body = plain(body, pace.as_deref(), connection.activity.exchanges());
@@ -226,6 +226,7 @@ async fn forward(
         body_limit: limits.body_bytes,
         clean_trailers: view.listener.clean_trailers(),
         timeout: view.listener.plan.timeouts.request,
+        window: exchange.window(group.shared.protocol)?,
         inflow: Inflow::new(limits.min_rate, connection.activity.meter()),
     };
     let mut trace = Trace::begin();

@@ -21,7 +21,7 @@ use super::http1::exchange::{Answered, Exchange, ExchangeError, Idempotence};
 use super::http1::request::{self, BackendVersion, BodyFraming, ConnectionIntent, RequestHead};
 use super::http1::response::{RequestKind, ResponseHead};
 use super::http1::upload::{CleanTrailers, Expectation, Upload, UploadError};
-use super::http2;
+use super::http2::{self, link::Window};
 use super::pool::Connection;
 use super::server::Server;
 use crate::addr::BackendAddr;
@@ -56,6 +56,8 @@ pub struct Outgoing<'a> {
     pub clean_trailers: CleanTrailers,
     /// request_timeout
     pub timeout: Duration,
+    /// How much an HTTP/2 server may send ahead.
+    pub window: Window,
     /// Watches the client's pace.
     pub inflow: Inflow,
 }

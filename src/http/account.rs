@@ -13,6 +13,8 @@ use std::task::{Context, Poll, Waker};
 
 /// The part of `connection_memory` that a client may fill with what it sends: the other parts are this account's.
 const RECEIVED: usize = 4;
+/// The part of the account from which wide windows are drawn: the rest is for the narrow ones of many streams.
+const UNCROWDED: usize = 5;
 /// The least and the most that is read at once of an answer.
 const LEAST_ROOM: usize = 4 * 1024;
 const MOST_ROOM: usize = 128 * 1024;
@@ -57,6 +59,20 @@ impl Account {
             self.heads.set(self.heads.get() + bytes);
         }
         fits
+    }
+
+    /// Draws what may be sent ahead of a client that takes nothing: `wide`, as long as nearly all is left, else
+    /// `narrow`, if there is room for that. What was drawn.
+    pub fn draw_window(&self, wide: usize, narrow: usize) -> Option<usize> {
+        let window = if self.left() >= wide + self.limit - self.limit / UNCROWDED {
+            wide
+        } else {
+            narrow
+        };
+        (window <= self.left()).then(|| {
+            self.answers.set(self.answers.get() + window);
+            window
+        })
     }
 
     /// Gives a head back.
@@ -158,6 +174,26 @@ mod tests {
         assert!(account.poll_room(0, &mut context()).is_ready());
         account.return_answer(1);
         assert!(account.poll_room(1, &mut context()).is_ready());
+    }
+
+    #[test]
+    fn two_windows_are_wide_and_then_all_streams_have_a_narrow_one() {
+        const WIDE: usize = 64 * 1024;
+        const NARROW: usize = 4 * 1024;
+        let account = account();
+        let drawn: Vec<_> = (0..128)
+            .map(|_| {
+                assert!(account.draw_head(700));
+                account.draw_window(WIDE, NARROW)
+            })
+            .collect();
+        assert!(drawn.iter().all(Option::is_some));
+        let wide = drawn.iter().filter(|window| **window == Some(WIDE)).count();
+        assert_eq!(wide, 2);
+        account.draw_answer(account.left());
+        assert_eq!(account.draw_window(WIDE, NARROW), None);
+        account.return_answer(NARROW);
+        assert_eq!(account.draw_window(WIDE, NARROW), Some(NARROW));
     }
 
     #[test]

@@ -19,10 +19,10 @@ use tokio::time::Instant;
 
 use crate::support::backend::Backend;
 use crate::support::client::{Body, Client, Response, empty, full, request, streamed};
-use crate::support::frames::{DATA, Frames, HEADERS, RST_STREAM};
+use crate::support::frames::{DATA, Frame as Received, Frames, HEADERS, RST_STREAM, SETTINGS};
 use crate::support::grpc::{Call, GrpcBackend, head, send, trailers};
 use crate::support::program::{Service, run};
-use crate::support::proxy::{Proxy, Reload, free_port};
+use crate::support::proxy::{Proxy, Reload, Running, free_port};
 use crate::support::{peer, within};
 
 fn before(backends: &[&GrpcBackend]) -> Proxy {
@@ -184,7 +184,7 @@ async fn four_mebibytes_pass_both_ways() {
 }
 
 #[tokio::test]
-async fn a_hundred_calls_at_once_share_a_connection() {
+async fn a_hundred_calls_at_once_share_two_connections() {
     let all = Arc::new(tokio::sync::Barrier::new(100));
     let gate = Arc::clone(&all);
     let backend = GrpcBackend::run(move |mut call| {
@@ -209,7 +209,8 @@ async fn a_hundred_calls_at_once_share_a_connection() {
             ("together", Some("0"))
         );
     }
-    assert_eq!(backend.connections(), 1);
+    // Of wide windows for the first of one client, and of narrow ones.
+    assert_eq!(backend.connections(), 2);
 }
 
 #[tokio::test]
@@ -284,7 +285,111 @@ async fn a_client_that_takes_nothing_holds_its_own_call_back_and_no_other() {
         before < ENOUGH / 8,
         "{before} bytes were taken of the backend"
     );
-    assert_eq!(backend.connections(), 1);
+    assert_eq!(backend.connections(), 2);
+}
+
+/// Sends without an end on every call, and counts all that is taken.
+async fn flooding(taken: &Arc<AtomicU64>) -> GrpcBackend {
+    let taken = Arc::clone(taken);
+    GrpcBackend::run(move |mut call| {
+        let taken = Arc::clone(&taken);
+        async move {
+            let mut stream = call.begin();
+            while send(&mut stream, Bytes::from_static(&[0; 512]))
+                .await
+                .is_ok()
+            {
+                taken.fetch_add(512, Ordering::SeqCst);
+            }
+        }
+    })
+    .await
+}
+
+/// A client whose windows are closed.
+async fn closed(running: &Running) -> Frames {
+    let mut frames = Frames::begin(running.tls(&["h2"]).await).await;
+    let window = [0, 4, 0, 0, 0, 0];
+    frames.send(SETTINGS, 0, 0, &window).await;
+    frames
+}
+
+/// The first frame that comes on a stream.
+async fn first(frames: &mut Frames, stream: u32) -> Received {
+    loop {
+        let frame = frames.next().await.expect("the connection ended");
+        if frame.stream == stream {
+            return frame;
+        }
+    }
+}
+
+#[tokio::test]
+async fn calls_of_a_client_that_takes_nothing_hold_no_more_than_connection_memory() {
+    const MEMORY: u64 = 1 << 20;
+    let taken = Arc::default();
+    let backend = flooding(&taken).await;
+    let running = before(&[&backend]).run().await;
+    let mut frames = closed(&running).await;
+    for number in 0..128 {
+        frames.get(2 * number + 1, "/").await;
+    }
+    for begun in 0..128 {
+        let frame = loop {
+            let frame = frames.next().await.expect("the connection ended");
+            if matches!(frame.kind, HEADERS | RST_STREAM) {
+                break frame;
+            }
+        };
+        assert_eq!(frame.kind, HEADERS, "{begun}: {frame:?}");
+    }
+    // Nobody is refused, and every call has begun.
+    assert_eq!(backend.requests(), 128);
+    let mut before = u64::MAX;
+    while taken.load(Ordering::SeqCst) != before {
+        before = taken.load(Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    assert!((128 * 4096..=MEMORY).contains(&before), "{before} bytes");
+}
+
+#[tokio::test]
+async fn a_call_that_the_connection_has_no_memory_for_is_refused_until_another_ends() {
+    let backend = flooding(&Arc::default()).await;
+    let running = before(&[&backend])
+        .limits("connection_memory = 65536")
+        .run()
+        .await;
+    let mut frames = closed(&running).await;
+    let mut stream = 1;
+    // Three quarters of 64 KiB are twelve windows, less the heads.
+    loop {
+        frames.get(stream, "/").await;
+        let answer = first(&mut frames, stream).await;
+        if answer.kind == RST_STREAM {
+            assert_eq!(answer.payload, [0, 0, 0, 7], "REFUSED_STREAM");
+            break;
+        }
+        assert_eq!(answer.kind, HEADERS);
+        stream += 2;
+    }
+    assert!((10..=12).contains(&backend.requests()), "{stream}");
+    let line = running
+        .wait_for_access(|line| line["cause"] == "connection_memory")
+        .await;
+    assert_eq!(line["status"], 503, "{line}");
+    frames.send(RST_STREAM, 0, 1, &[0, 0, 0, 8]).await;
+    within("one that has ended makes room", async {
+        loop {
+            stream += 2;
+            frames.get(stream, "/").await;
+            let answer = first(&mut frames, stream).await;
+            if answer.kind == HEADERS {
+                break;
+            }
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

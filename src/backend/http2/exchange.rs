@@ -46,7 +46,7 @@ pub async fn send(
     group: &Group,
     trace: &mut Trace,
 ) -> Result<Answer, SendError> {
-    let mut source = Source::new(body, outgoing.body_limit, outgoing.clean_trailers.clone());
+    let mut source = Source::new(body, outgoing);
     let mut tried = Tried::default();
     let mut failed = SendError::NoServer;
     let mut refused = false;
@@ -58,7 +58,11 @@ pub async fn send(
         // Its connection may be one that it was just leaving: it is asked once more on another.
         for _ in 0..2 {
             let limit = group.shared.connect_timeout;
-            let place = match member.links.take(&member.server, limit).await {
+            let place = match member
+                .links
+                .take(&member.server, outgoing.window, limit)
+                .await
+            {
                 Ok(place) => place,
                 Err(error) => {
                     failed = SendError::Connect(error);

@@ -22,12 +22,7 @@ use crate::task::Spawn;
 use crate::timer::LazyTimer;
 
 /// Exchanges on one connection at once; a server may allow fewer.
-const MOST_STREAMS: usize = 128;
-/// Bytes that a server may send ahead on one stream: what each call of a client that takes nothing holds.
-const STREAM_WINDOW: u32 = 64 * 1024;
-/// Bytes that a server may send ahead on a connection: what all streams together may. A client that takes
-/// nothing then holds up no other client's stream.
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * 128;
+const MOST_STREAMS: u32 = 128;
 /// Bytes buffered for one stream that the server does not take.
 const SEND_BUFFER: usize = 64 * 1024;
 /// The largest head or trailer section of an answer, in bytes, as HTTP/1.1 backends have it.
@@ -60,9 +55,30 @@ enum Failure {
     Unresolved,
 }
 
+/// How much a server may send ahead on one stream: what a call of a client that takes nothing holds. It is
+/// the same for all streams of a connection, so that there are connections of either kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// As much as messages need to pass at full speed.
+    Wide,
+    /// As much as many calls of one client may hold all at once.
+    Narrow,
+}
+
+impl Window {
+    /// In bytes.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::Wide => 64 * 1024,
+            Self::Narrow => 4 * 1024,
+        }
+    }
+}
+
 /// One connection.
 #[derive(Debug)]
 struct Link {
+    window: Window,
     requests: RefCell<SendRequest<Bytes>>,
     streams: Cell<usize>,
     state: Cell<State>,
@@ -104,20 +120,21 @@ impl Links {
         }
     }
 
-    /// A place on a connection that has room, or on a new one, within `limit`. Connections that are not kept
+    /// A place on a connection that has room and this window, or on a new one, within `limit`. Connections that are not kept
     /// serve one exchange each: none waits for another's.
     pub async fn take(
         self: &Rc<Self>,
         server: &Server,
+        window: Window,
         limit: Duration,
     ) -> Result<Place, ConnectError> {
         let deadline = Instant::now() + limit;
         loop {
-            if let Some(link) = self.vacant() {
+            if let Some(link) = self.vacant(window) {
                 return Ok(self.place(link));
             }
             if !self.dialing.get() || self.keepalive == Keepalive::Off {
-                let link = self.dial(server, deadline).await?;
+                let link = self.dial(server, window, deadline).await?;
                 return Ok(self.place(link));
             }
             let failures = self.failures.get();
@@ -131,15 +148,22 @@ impl Links {
     }
 
     /// A connection with room; those that are over are let go on the way.
-    fn vacant(&self) -> Option<Rc<Link>> {
+    fn vacant(&self, window: Window) -> Option<Rc<Link>> {
         let mut open = self.open.borrow_mut();
         open.retain(|link| link.is_open());
-        open.iter().find(|link| link.has_room()).cloned()
+        open.iter()
+            .find(|link| link.window == window && link.has_room())
+            .cloned()
     }
 
-    async fn dial(&self, server: &Server, deadline: Instant) -> Result<Rc<Link>, ConnectError> {
+    async fn dial(
+        &self,
+        server: &Server,
+        window: Window,
+        deadline: Instant,
+    ) -> Result<Rc<Link>, ConnectError> {
         let _dialing = Dialing::begin(self);
-        match self.connect(server, deadline).await {
+        match self.connect(server, window, deadline).await {
             Ok(link) => {
                 server.accepted();
                 if let (Keepalive::Idle(_), false) = (self.keepalive, self.closed.get()) {
@@ -158,14 +182,20 @@ impl Links {
         }
     }
 
-    async fn connect(&self, server: &Server, deadline: Instant) -> Result<Rc<Link>, ConnectError> {
+    async fn connect(
+        &self,
+        server: &Server,
+        window: Window,
+        deadline: Instant,
+    ) -> Result<Rc<Link>, ConnectError> {
         let limit = deadline.saturating_duration_since(Instant::now());
         let stream = connect(server, limit).await?;
-        let handshake = timeout_at(deadline, builder().handshake(stream)).await;
+        let handshake = timeout_at(deadline, builder(window).handshake(stream)).await;
         let (requests, connection) = handshake
             .map_err(|_| ConnectError::Timeout)?
             .map_err(|error| ConnectError::Refused(std::io::Error::other(error)))?;
         let link = Rc::new(Link {
+            window,
             requests: RefCell::new(requests),
             streams: Cell::new(0),
             state: Cell::new(State::Open),
@@ -211,12 +241,14 @@ impl Links {
     }
 }
 
-fn builder() -> Builder {
+fn builder(window: Window) -> Builder {
     let mut builder = Builder::new();
+    let bytes = u32::try_from(window.bytes()).unwrap_or(u32::MAX);
     builder
         .enable_push(false)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_window_size(bytes)
+        // What all streams together may: a client that takes nothing holds up no other client's stream.
+        .initial_connection_window_size(bytes * MOST_STREAMS)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(MAX_HEAD);
     builder
@@ -235,7 +267,7 @@ impl Link {
 
     fn has_room(&self) -> bool {
         let most = self.requests.borrow().current_max_send_streams();
-        self.streams.get() < most.min(MOST_STREAMS)
+        self.streams.get() < most.min(MOST_STREAMS as usize)
     }
 
     fn is_idle_for(&self, limit: Duration, now: Instant) -> bool {
@@ -336,7 +368,7 @@ mod tests {
     }
 
     async fn take(links: &Rc<Links>, server: &Server) -> Result<Place, ConnectError> {
-        let taken = links.take(server, Duration::from_millis(500));
+        let taken = links.take(server, Window::Wide, Duration::from_millis(500));
         timeout(Duration::from_secs(10), taken)
             .await
             .expect("it waits for ever")

@@ -17,8 +17,9 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::backend::http1::upload::{CleanTrailers, UploadError, take_trailers};
+use crate::backend::send::Outgoing;
 
-/// Bytes of a body that are kept for another attempt.
+/// Bytes of a body that are kept for another attempt, before an answer needs their room.
 const KEPT: usize = 16 * 1024;
 
 /// A client's body, and what was read of it.
@@ -26,6 +27,7 @@ const KEPT: usize = 16 * 1024;
 pub struct Source {
     body: Incoming,
     kept: Kept,
+    keeps: usize,
     received: u64,
     limit: u64,
     clean_trailers: CleanTrailers,
@@ -58,8 +60,8 @@ enum Piece {
 }
 
 impl Source {
-    /// A body of which nothing was read, of at most `limit` bytes.
-    pub fn new(body: Incoming, limit: u64, clean_trailers: CleanTrailers) -> Self {
+    /// The body of a request, of which nothing was read.
+    pub fn new(body: Incoming, outgoing: &Outgoing<'_>) -> Self {
         Self {
             body,
             kept: Kept::All {
@@ -67,9 +69,10 @@ impl Source {
                 length: 0,
                 end: None,
             },
+            keeps: KEPT.min(outgoing.window.bytes()),
             received: 0,
-            limit,
-            clean_trailers,
+            limit: outgoing.body_limit,
+            clean_trailers: outgoing.clean_trailers.clone(),
         }
     }
 
@@ -141,7 +144,7 @@ impl Source {
         }
         if let Kept::All { data, length, end } = &mut self.kept {
             match piece {
-                Piece::Data(more) if *length + more.len() <= KEPT => {
+                Piece::Data(more) if *length + more.len() <= self.keeps => {
                     *length += more.len();
                     data.push(more.clone());
                 }
