@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use http::{Method, Uri};
 use http_body_util::BodyExt;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::support::backend::Backend;
 use crate::support::client::{Body, empty, request};
@@ -95,6 +97,23 @@ async fn a_goaway_comes_in_two_steps_and_what_crosses_the_first_is_served() {
     // The proxy waits a moment for a client that has not closed.
     drop(frames);
     assert_eq!(running.exit().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_client_that_ignores_goaway_is_cut_off_after_drain_timeout() {
+    let backend = Backend::echo().run().await;
+    let server = "workers = 2\ndrain_timeout = 1";
+    let mut running = Proxy::to(&backend).server(server).run().await;
+    let mut frames = Frames::begin(running.tls(&["h2"]).await).await;
+    // A body that never ends, and a client that says it is there.
+    frames.post(1, "/").await;
+    let began = Instant::now();
+    running.signal(Signal::TERM);
+    frames.wait_for(GOAWAY, 0).await;
+    let pings = frames.ping_until_end(Duration::from_millis(50));
+    within("the connection ends", pings).await;
+    assert!(began.elapsed() >= Duration::from_millis(900));
+    assert_eq!(running.exit().await.code(), Some(1));
 }
 
 /// Clients that ask in a loop until their connection is told to end: how many requests were served, and
