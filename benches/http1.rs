@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use lockgate::backend::balance::SmoothWrr;
+use lockgate::backend::balance::wrr::SmoothWrr;
 use lockgate::backend::http1::framing::{Decoded, Decoder, Framing};
 use lockgate::backend::http1::request::{
     self, BackendVersion, BodyFraming, ConnectionIntent, RequestHead,

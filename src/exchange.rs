@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::addr::{ClientAddr, ClientIp};
 use crate::backend::http2::link::Window;
 use crate::backend::send::Trace;
-use crate::backend::server::Server;
+use crate::backend::server::{Active, Server};
 use crate::config::plan::GroupProtocol;
 use crate::config::rule::RuleId;
 use crate::connection::{Connection, View};
@@ -40,6 +40,8 @@ pub struct Exchange {
     window: usize,
     /// Absent where no log is kept.
     entry: Option<Box<Entry>>,
+    /// Counts as one of its server's, where that matters to others.
+    active: Option<Active>,
 }
 
 /// What the log will say.
@@ -118,6 +120,7 @@ impl Exchange {
             pace: pace.map(Rc::clone),
             window: 0,
             entry,
+            active: None,
         }
     }
 
@@ -164,8 +167,11 @@ impl Exchange {
         }
     }
 
-    /// Which backend was asked, whether or not it answered.
-    pub fn asked(&mut self, trace: &Trace, status: Option<StatusCode>) {
+    /// Which backend was asked, whether or not it answered; one that did has this exchange until its end.
+    pub fn asked(&mut self, trace: &mut Trace, status: Option<StatusCode>) {
+        if status.is_some() {
+            self.active = trace.active.take();
+        }
         if let (Some(entry), Some(server)) = (self.entry.as_deref_mut(), &trace.server) {
             entry.body_received += trace.received;
             entry.upstream = Some(Upstream {

@@ -17,6 +17,8 @@ use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use hyper::upgrade::OnUpgrade;
 
+use crate::backend::balance::Preference;
+use crate::backend::group::Group;
 use crate::backend::http1::download::{AnswerBody, Download};
 use crate::backend::http1::request::{BackendVersion, BodyFraming};
 use crate::backend::http1::upload::Expectation;
@@ -197,12 +199,18 @@ async fn forward(
     let expectation = request::expects_continue(parts.version, &mut parts.headers)?;
     let upgrade = websocket(parts, &body)?;
     let framing = framing(parts, &body);
+    let preference = preference(parts, group, connection, view);
     hop_by_hop::clean_request(&mut parts.headers, view.listener.client_header());
     hop_by_hop::remove_names(&mut parts.headers, view.listener.own_names());
     let bridge = bridge(parts)?;
-    let received = host.as_ref().map(|host| &host.received);
     view.listener.pass(rule, &mut parts.headers)?;
-    introduce(&mut parts.headers, received, connection, view, exchange);
+    introduce(
+        &mut parts.headers,
+        host.as_ref(),
+        connection,
+        view,
+        exchange,
+    );
 
     let outgoing = Outgoing {
         method: match &bridge {
@@ -228,10 +236,11 @@ async fn forward(
         timeout: view.listener.plan.timeouts.request,
         window: exchange.window(group.shared.protocol)?,
         inflow: Inflow::new(limits.min_rate, connection.activity.meter()),
+        preference,
     };
     let mut trace = Trace::begin();
     let answer = send(&outgoing, body, group, &mut trace).await;
-    exchange.asked(&trace, answer.as_ref().ok().and_then(Answer::status));
+    exchange.asked(&mut trace, answer.as_ref().ok().and_then(Answer::status));
     let answer = answer.map_err(|error| {
         tracing::debug!(server = ?trace.server.as_ref().map(|s| s.endpoint()), %error, "a request failed");
         Failure::from(&error)
@@ -247,7 +256,7 @@ async fn forward(
 /// how.
 fn introduce(
     headers: &mut HeaderMap,
-    host: Option<&HeaderValue>,
+    host: Option<&Host>,
     connection: &Connection,
     view: &View,
     exchange: &mut Exchange,
@@ -260,6 +269,7 @@ fn introduce(
     if let CompressionPlan::On(_) = &listener.plan.compression {
         negotiate::restore_validators(headers);
     }
+    let host = host.map(|host| &host.received);
     listener.forwarded.apply(headers, host, &connection.values);
 }
 
@@ -272,6 +282,15 @@ fn is_for_us(host: Option<&Host>, connection: &Connection) -> Result<(), Failure
     } else {
         Err(Failure::MisdirectedRequest)
     }
+}
+
+/// What a request says about who is to answer it.
+fn preference(parts: &Parts, group: &Group, connection: &Connection, view: &View) -> Preference {
+    let client = || {
+        let listener = &view.listener;
+        listener.client_ip(&parts.headers, connection.client).ip()
+    };
+    group.shared.balance.preference(parts.uri.query(), client)
 }
 
 /// A gRPC group is asked by HTTP/2 and knows no WebSocket.

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::balance::SmoothWrr;
+use super::balance::wrr::SmoothWrr;
+use super::balance::{Balance, Preference, least};
 use super::http2::link::Links;
 use super::pool::Pool;
 use super::retirement::Retirement;
-use super::server::Server;
+use super::server::{Active, Server};
 use crate::addr::BackendAddr;
 use crate::config::plan::{GroupPlan, GroupProtocol, Keepalive};
 use crate::task::Spawn;
@@ -32,6 +33,8 @@ pub struct SharedGroup {
     pub servers: Vec<Arc<Server>>,
     /// Their weights.
     pub weights: Vec<u8>,
+    /// How it chooses among them.
+    pub balance: Balance,
     /// What becomes of connections after an exchange.
     pub keepalive: Keepalive,
     /// How long a connect may take.
@@ -60,6 +63,7 @@ impl SharedGroup {
         Self {
             name,
             protocol: plan.protocol,
+            balance: Balance::new(&plan.scheduler, &servers, &weights),
             servers,
             weights,
             keepalive: plan.keepalive,
@@ -116,7 +120,7 @@ pub struct Group {
     /// What ends that which outlives it.
     pub retirement: Rc<Retirement>,
     members: Vec<Member>,
-    balance: RefCell<SmoothWrr>,
+    standings: RefCell<SmoothWrr>,
 }
 
 /// The servers that an exchange has tried already.
@@ -157,15 +161,17 @@ impl Group {
                 })
             })
             .collect();
-        let balance = match previous {
-            Some(group) if group.shared.weights == shared.weights => group.balance.borrow().clone(),
+        let standings = match previous {
+            Some(group) if group.shared.weights == shared.weights => {
+                group.standings.borrow().clone()
+            }
             _ => SmoothWrr::with_offset(&shared.weights, worker),
         };
         Self {
             shared,
             retirement,
             members,
-            balance: RefCell::new(balance),
+            standings: RefCell::new(standings),
         }
     }
 
@@ -183,9 +189,7 @@ impl Group {
 
     /// The server whose turn it is, of those that were not tried already: one that may be asked, or any, by
     /// weight, where there is none.
-    pub fn pick(&self, tried: &mut Tried) -> Option<&Member> {
-        let mut balance = self.balance.borrow_mut();
-        let weights = &self.shared.weights;
+    pub fn pick(&self, preference: Preference, tried: &mut Tried) -> Option<&Member> {
         let untried = |index: usize| !tried.0.contains(&index);
         let index = if self
             .members
@@ -200,14 +204,39 @@ impl Group {
                         .get(index)
                         .is_some_and(|m| m.server.may_be_asked(now))
             };
-            balance
-                .pick(weights, willing)
-                .or_else(|| balance.pick(weights, untried))
+            self.choose(preference, willing)
+                .or_else(|| self.choose(preference, untried))
         } else {
-            balance.pick(weights, untried)
+            self.choose(preference, untried)
         }?;
         tried.0.push(index);
         self.members.get(index)
+    }
+
+    fn choose(&self, preference: Preference, eligible: impl Fn(usize) -> bool) -> Option<usize> {
+        let weights = &self.shared.weights;
+        match &self.shared.balance {
+            Balance::RoundRobin => self.standings.borrow_mut().pick(weights, eligible),
+            Balance::LeastConnections => {
+                let active = |index: usize| {
+                    let member = self.members.get(index);
+                    member.map_or(0, |member| member.server.active())
+                };
+                let standings = &mut self.standings.borrow_mut();
+                least::pick(weights, active, eligible, standings)
+            }
+            Balance::SourceHash(ring) | Balance::QueryHash(ring, _) => {
+                ring.pick(preference.place, eligible)
+            }
+        }
+    }
+
+    /// Counts an exchange that a server gets, where that matters to others.
+    pub fn count(&self, member: &Member) -> Option<Active> {
+        match self.shared.balance {
+            Balance::LeastConnections => Some(Active::begin(&member.server)),
+            Balance::RoundRobin | Balance::SourceHash(_) | Balance::QueryHash(..) => None,
+        }
     }
 
     /// Closes the pools that are not among those of `next`, the same group as it is from now on.

@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::balance::Preference;
 use super::connect::{ConnectError, connect};
 use super::group::{Group, Member, Tried};
 use super::http1::download::{self, AnswerBody};
@@ -23,7 +24,7 @@ use super::http1::response::{RequestKind, ResponseHead};
 use super::http1::upload::{CleanTrailers, Expectation, Upload, UploadError};
 use super::http2::{self, link::Window};
 use super::pool::Connection;
-use super::server::Server;
+use super::server::{Active, Server};
 use crate::addr::BackendAddr;
 use crate::config::plan::{GroupProtocol, Keepalive};
 use crate::failure::Failure;
@@ -60,6 +61,8 @@ pub struct Outgoing<'a> {
     pub window: Window,
     /// Watches the client's pace.
     pub inflow: Inflow,
+    /// What it says about who is to answer it.
+    pub preference: Preference,
 }
 
 /// A backend's answer.
@@ -180,6 +183,8 @@ impl From<&ExchangeError> for Failure {
 pub struct Trace {
     /// The server.
     pub server: Option<Arc<Server>>,
+    /// Counts the exchange as one of that server's, where the group counts them.
+    pub active: Option<Active>,
     /// When the first attempt began.
     pub began: Instant,
     /// Bytes of the client's body that had been read when the answer came.
@@ -191,9 +196,16 @@ impl Trace {
     pub fn begin() -> Self {
         Self {
             server: None,
+            active: None,
             began: Instant::now(),
             received: 0,
         }
+    }
+
+    /// A server of `group` is asked from now on.
+    pub fn ask(&mut self, member: &Member, group: &Group) {
+        self.server = Some(Arc::clone(&member.server));
+        self.active = group.count(member);
     }
 }
 
@@ -221,10 +233,10 @@ async fn send_http1(
     let mut tried = Tried::default();
     let mut failed = SendError::NoServer;
     while tried.len() <= usize::from(group.shared.retries) {
-        let Some(member) = group.pick(&mut tried) else {
+        let Some(member) = group.pick(outgoing.preference, &mut tried) else {
             break;
         };
-        trace.server = Some(Arc::clone(&member.server));
+        trace.ask(member, group);
         let connection = match obtain(member, group).await {
             Ok(connection) => connection,
             Err(error) => {

@@ -6,7 +6,7 @@
 //! Skipped or unhealthy, it is asked all the same where its group has no better one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -46,6 +46,26 @@ pub struct Server {
     skipped_until: AtomicU64,
     refusals: AtomicU32,
     unanswered: AtomicU32,
+    /// Exchanges that it has now, in groups that count them.
+    active: AtomicUsize,
+}
+
+/// One exchange that a server has, counted as long as this lives.
+#[derive(Debug)]
+pub struct Active(Arc<Server>);
+
+impl Active {
+    /// Counts one more.
+    pub fn begin(server: &Arc<Server>) -> Self {
+        server.active.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(server))
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Why a server is skipped.
@@ -74,6 +94,7 @@ impl Server {
             skipped_until: AtomicU64::new(0),
             refusals: AtomicU32::new(0),
             unanswered: AtomicU32::new(0),
+            active: AtomicUsize::new(0),
         })
     }
 
@@ -152,6 +173,11 @@ impl Server {
                 self.forget_failures();
             }
         }
+    }
+
+    /// How many exchanges it has, in groups that count them.
+    pub fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
     }
 
     /// It took a request and gave no answer: it closed the connection instead, or said nothing for too long.

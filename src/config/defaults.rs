@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::Method;
 
+use crate::config::balance::Scheduler;
 use crate::config::client::PeerTrust;
 use crate::config::client_auth::{ClientAuthMode, ClientCertPlan, FingerprintHash, NamedHeader};
 use crate::config::health::{CheckHost, HttpVersion, StatusClass};
@@ -250,6 +251,10 @@ pub const WEIGHT: Rule<u8> = Rule {
 };
 /// `protocol` of a server group: HTTP/1.1 (alb.md 7.1).
 pub const GROUP_PROTOCOL: GroupProtocol = GroupProtocol::Http;
+/// `scheduler`: weighted round robin (alb.md 7.2).
+pub const SCHEDULER: Scheduler = Scheduler::RoundRobin;
+/// The longest `hash_query_parameter`, in characters; ours.
+pub const QUERY_PARAMETER_LENGTH: usize = 128;
 /// `keepalive` of connections to backends: on (alb.md 7.7).
 pub const KEEPALIVE: Switch = Switch::On;
 /// `keepalive_idle`: 60 s (config.toml); bounds ours.

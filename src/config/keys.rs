@@ -350,6 +350,8 @@ pub(super) const SERVER_GROUP: Keys = Keys {
         "name",
         "protocol",
         "servers",
+        "scheduler",
+        "hash_query_parameter",
         "keepalive",
         "keepalive_idle",
         "connect_timeout",
@@ -357,8 +359,6 @@ pub(super) const SERVER_GROUP: Keys = Keys {
         "health_check",
     ],
     not_yet: &[
-        ("scheduler", Off::Text("wrr")),
-        ("hash_query_parameter", Off::Never),
         ("max_connections_per_server", Off::Zero),
         ("tls", Off::Never),
         (

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::addr::BackendAddr;
+use crate::config::balance::Scheduler;
 use crate::config::client::{AccessPlan, ClientIpPlan, ProxyProtocol};
 use crate::config::client_auth::{ClientAuthPlan, ClientCertPlan};
 use crate::config::health::HealthCheckPlan;
@@ -342,6 +343,8 @@ pub struct GroupPlan {
     pub protocol: GroupProtocol,
     /// `servers`
     pub servers: Vec<ServerEntry>,
+    /// `scheduler`
+    pub scheduler: Scheduler,
     /// `keepalive` and `keepalive_idle`
     pub keepalive: Keepalive,
     /// `connect_timeout`

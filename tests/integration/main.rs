@@ -18,6 +18,7 @@
 
 mod architecture;
 mod backends;
+mod balance;
 mod cli;
 mod client_auth;
 mod client_cert;

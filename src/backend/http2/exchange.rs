@@ -6,7 +6,6 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -51,10 +50,10 @@ pub async fn send(
     let mut failed = SendError::NoServer;
     let mut refused = false;
     while tried.len() <= usize::from(group.shared.retries) {
-        let Some(member) = group.pick(&mut tried) else {
+        let Some(member) = group.pick(outgoing.preference, &mut tried) else {
             break;
         };
-        trace.server = Some(Arc::clone(&member.server));
+        trace.ask(member, group);
         // Its connection may be one that it was just leaving: it is asked once more on another.
         for _ in 0..2 {
             let limit = group.shared.connect_timeout;

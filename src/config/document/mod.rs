@@ -305,6 +305,10 @@ pub(super) struct GroupDocument {
     pub(super) protocol: Field<String>,
     /// `servers`
     pub(super) servers: Rows<ServerEntryDocument>,
+    /// `scheduler`
+    pub(super) scheduler: Field<String>,
+    /// `hash_query_parameter`
+    pub(super) hash_query_parameter: Field<String>,
     /// `keepalive`
     pub(super) keepalive: Field<bool>,
     /// `keepalive_idle`
@@ -504,6 +508,8 @@ fn read_group(table: &mut Reader<'_, '_>) -> GroupDocument {
         name: table.leaf("name"),
         protocol: table.leaf("protocol"),
         servers: table.tables("servers", &keys::SERVER_ENTRY, read_server_entry),
+        scheduler: table.leaf("scheduler"),
+        hash_query_parameter: table.leaf("hash_query_parameter"),
         keepalive: table.leaf("keepalive"),
         keepalive_idle: table.leaf("keepalive_idle"),
         connect_timeout: table.leaf("connect_timeout"),

@@ -30,12 +30,14 @@ impl Resolver<'_> {
         let protocol = self.group_protocol(written);
         let retries = self.number("retries", &written.retries, defaults::RETRIES);
         let servers = self.servers(written);
+        let scheduler = self.scheduler(written);
         let health_check = self.health_check(written.health_check.as_ref(), &servers);
         let name = self.expand(written.name.given()?)?;
         Some(GroupPlan {
             name,
             protocol: protocol?,
             servers,
+            scheduler: scheduler?,
             keepalive,
             connect_timeout,
             retries,

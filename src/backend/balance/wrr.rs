@@ -129,6 +129,35 @@ mod tests {
         assert_eq!(chosen, [1, 0, 2, 0, 0]);
     }
 
+    #[test]
+    fn weights_hold_whatever_the_number_of_workers_and_however_unevenly_they_are_used() {
+        let weights = [100_u8, 60, 40];
+        for workers in [1, 2, 4, 7] {
+            // A worker's share of the connections, and how long each of them is kept.
+            for pattern in [&[1][..], &[1, 1, 3, 20], &[300, 1, 7, 90, 2]] {
+                let mut standings: Vec<_> = (0..workers)
+                    .map(|worker| SmoothWrr::with_offset(&weights, worker))
+                    .collect();
+                let mut taken = [0_i32; 3];
+                let mut connections = pattern.iter().cycle().zip((0..workers).cycle());
+                let mut left = 10_000;
+                while left > 0 {
+                    let (requests, worker) = connections.next().unwrap();
+                    for _ in 0..left.min(*requests) {
+                        left -= 1;
+                        taken[standings[worker].pick(&weights, |_| true).unwrap()] += 1;
+                    }
+                }
+                for (taken, expected) in taken.iter().zip([5000, 3000, 2000]) {
+                    assert!(
+                        (taken - expected).abs() * 50 <= expected,
+                        "{workers}: {taken}"
+                    );
+                }
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn a_full_cycle_gives_each_server_exactly_its_weight(
