@@ -17,8 +17,6 @@ use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use hyper::upgrade::OnUpgrade;
 
-use crate::backend::balance::Preference;
-use crate::backend::group::Group;
 use crate::backend::http1::download::{AnswerBody, Download};
 use crate::backend::http1::request::{BackendVersion, BodyFraming};
 use crate::backend::http1::upload::Expectation;
@@ -196,21 +194,21 @@ async fn forward(
     let group = view.live.group(chosen);
     exchange.goes_to(&group.shared.name);
     suits(parts, group.shared.protocol)?;
-    let expectation = request::expects_continue(parts.version, &mut parts.headers)?;
+    let expectation = expectation(parts)?;
     let upgrade = websocket(parts, &body)?;
     let framing = framing(parts, &body);
-    let preference = preference(parts, group, connection, view);
+    let client = || {
+        view.listener
+            .client_ip(&parts.headers, connection.client)
+            .ip()
+    };
+    let preference = group.shared.balance.preference(parts.uri.query(), client);
     hop_by_hop::clean_request(&mut parts.headers, view.listener.client_header());
     hop_by_hop::remove_names(&mut parts.headers, view.listener.own_names());
     let bridge = bridge(parts)?;
     view.listener.pass(rule, &mut parts.headers)?;
-    introduce(
-        &mut parts.headers,
-        host.as_ref(),
-        connection,
-        view,
-        exchange,
-    );
+    let named = host.as_ref();
+    introduce(&mut parts.headers, named, connection, view, exchange);
 
     let outgoing = Outgoing {
         method: match &bridge {
@@ -227,10 +225,7 @@ async fn forward(
         verbatim: view.listener.own_names(),
         upgrade: upgrade.as_ref(),
         framing,
-        expectation: match expectation {
-            Continue::Yes => Expectation::Continue,
-            Continue::No => Expectation::None,
-        },
+        expectation,
         body_limit: limits.body_bytes,
         clean_trailers: view.listener.clean_trailers(),
         timeout: view.listener.plan.timeouts.request,
@@ -250,6 +245,15 @@ async fn forward(
         Some(expected) => bridged(answer, &expected)?,
     };
     Ok((answer, chosen))
+}
+
+/// Whether the client waits for permission to send its body.
+fn expectation(parts: &mut Parts) -> Result<Expectation, Failure> {
+    let waits = request::expects_continue(parts.version, &mut parts.headers)?;
+    Ok(match waits {
+        Continue::Yes => Expectation::Continue,
+        Continue::No => Expectation::None,
+    })
 }
 
 /// Tells the backend what it is to know of a request: its name, what the client holds already, who asks and
@@ -282,15 +286,6 @@ fn is_for_us(host: Option<&Host>, connection: &Connection) -> Result<(), Failure
     } else {
         Err(Failure::MisdirectedRequest)
     }
-}
-
-/// What a request says about who is to answer it.
-fn preference(parts: &Parts, group: &Group, connection: &Connection, view: &View) -> Preference {
-    let client = || {
-        let listener = &view.listener;
-        listener.client_ip(&parts.headers, connection.client).ip()
-    };
-    group.shared.balance.preference(parts.uri.query(), client)
 }
 
 /// A gRPC group is asked by HTTP/2 and knows no WebSocket.
