@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use lockgate::backend::balance::wrr::SmoothWrr;
 use lockgate::backend::http1::framing::{Decoded, Decoder, Framing};
+use lockgate::backend::http1::names::Verbatim;
 use lockgate::backend::http1::request::{
     self, BackendVersion, BodyFraming, ConnectionIntent, RequestHead,
 };
@@ -80,7 +81,7 @@ fn request_head(c: &mut Criterion) {
         target: b"/index.html?page=2",
         host: &host,
         version: BackendVersion::Http11,
-        verbatim: &[],
+        verbatim: Verbatim::default(),
         headers: &headers,
         framing: BodyFraming::None,
         connection: ConnectionIntent::KeepAlive,

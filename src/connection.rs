@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use crate::addr::ClientAddr;
+use crate::backend::mirror::Mirrors;
 use crate::backend::pool;
 use crate::backend::retirement::Retiree;
 use crate::exchange::Exchange;
@@ -48,6 +49,8 @@ pub struct Home {
     pub current: Current,
     /// Where access log lines go.
     pub access_log: Rc<AccessLogHandle>,
+    /// Copies of requests.
+    pub mirrors: Rc<Mirrors>,
 }
 
 /// What a request is served from.
@@ -115,6 +118,11 @@ impl Connection {
     /// Where its lines go.
     pub fn access_log(&self) -> &AccessLogHandle {
         &self.home.access_log
+    }
+
+    /// The copies of requests that its worker sends.
+    pub fn mirrors(&self) -> &Rc<Mirrors> {
+        &self.home.mirrors
     }
 
     /// Leaves a backend's side of a tunnel for when the client's stream is free.

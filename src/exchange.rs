@@ -67,8 +67,31 @@ struct Entry {
     body_sent: u64,
     status: Option<StatusCode>,
     failure: Option<Failure>,
+    ruled: Option<Ruled>,
     upstream: Option<Upstream>,
     answered: Option<Instant>,
+}
+
+/// How a rule answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ruled {
+    /// By sending the client elsewhere.
+    Redirect,
+    /// By what the file says.
+    FixedResponse,
+    /// By saying what another site's page may do.
+    Preflight,
+}
+
+impl Ruled {
+    /// The stable code for the log.
+    fn cause(self) -> &'static str {
+        match self {
+            Self::Redirect => "redirect",
+            Self::FixedResponse => "fixed_response",
+            Self::Preflight => "cors_preflight",
+        }
+    }
 }
 
 /// What the log will say of the backend.
@@ -111,6 +134,7 @@ impl Exchange {
                 body_sent: 0,
                 status: None,
                 failure: None,
+                ruled: None,
                 upstream: None,
                 answered: None,
             })
@@ -197,6 +221,13 @@ impl Exchange {
         }
     }
 
+    /// A rule has answered, if it has.
+    pub fn ruled(&mut self, how: Option<Ruled>) {
+        if let Some(entry) = self.entry.as_deref_mut() {
+            entry.ruled = how;
+        }
+    }
+
     /// The client did not get all of its answer: it was cut off, or it has left.
     pub fn lost(&mut self) {
         let cut = self.connection.activity.cut();
@@ -242,7 +273,9 @@ impl Entry {
             request_length: self.head_length + self.body_received,
             status: self.status.unwrap_or_else(client_closed_request).as_u16(),
             body_bytes_sent: self.body_sent,
-            cause: failure.map(Failure::cause),
+            cause: failure
+                .map(Failure::cause)
+                .or_else(|| self.ruled.map(Ruled::cause)),
             rule: self.rule.map(|rule| plan.rules.rule(rule).name.as_str()),
             server_group: self.group.as_deref(),
             upstream_addr: upstream.map(|upstream| upstream.server.endpoint()),

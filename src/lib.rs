@@ -30,7 +30,7 @@
 //! | [`transform`] | pure changes to messages: hop-by-hop fields, the client's address, X-Forwarded-*, loops, compression |
 //! | [`backend`] | groups, which servers may be asked, whose turn it is, pools, our own HTTP/1.1 exchange, gRPC over HTTP/2 |
 //! | [`telemetry`] | access log and process log |
-//! | [`listener`], [`connection`], [`exchange`], [`response_body`], [`proxy`] | composition: what a listener, a connection, an exchange and its answer are, and a request from top to bottom |
+//! | [`listener`], [`connection`], [`exchange`], [`response_body`], [`upgrade`], [`rule`], [`proxy`] | composition: what a listener, a connection, an exchange and its answer are, what becomes of a tunnel, what a rule does, and a request from top to bottom |
 //! | [`daemon`] | the process: generations, workers, reload, drain, signals |
 //! | [`cli`] | the command line |
 //!
@@ -80,6 +80,7 @@ pub mod pace;
 pub mod proxy;
 pub mod response_body;
 pub mod route;
+pub mod rule;
 pub mod secret;
 pub mod stream;
 pub mod task;
@@ -88,3 +89,4 @@ pub mod timer;
 pub mod tls;
 pub mod transform;
 pub mod unsent;
+pub mod upgrade;

@@ -4,19 +4,22 @@
 //! the whole generation, with its own connections to backends; `Current` is the one to use now.
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::addr::{ClientAddr, ClientIp};
 use crate::backend::group::{Group, SharedGroup};
 use crate::backend::http1::upload::CleanTrailers;
 use crate::config::client::ClientIpPlan;
 use crate::config::plan::{GroupId, ListenAddress, ListenerPlan, ListenerProtocol, Switch};
-use crate::config::rule::{RequestRule, RuleId};
+use crate::config::rule::{RequestRule, ResponseRule, RuleId};
 use crate::failure::Failure;
+use crate::route::limit::Limiter;
+use crate::route::response::ResponseRouter;
 use crate::route::router::{self, Routed, Router};
 use crate::task::Spawn;
 use crate::tls::{ListenerTls, Terms};
@@ -71,6 +74,10 @@ pub struct Listener {
     pub forwarded: ForwardedHeaders,
     /// Which rule takes a request.
     pub router: Router,
+    /// Which rule an answer is for.
+    response_router: ResponseRouter,
+    /// How many requests rules take: for each rule, and last for the default; absent where none has a limit.
+    limiters: Option<Box<[Option<Limiter>]>>,
     /// What finds requests that come by again, if that is wanted: for each rule, and last for the default.
     loops: Option<Box<[LoopGuard]>>,
     own_names: Option<Arc<[HeaderName]>>,
@@ -79,9 +86,10 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// A listener as planned, secured by `tls`.
+    /// A listener as planned, secured by `tls`; `previous` is the one of that name as it was.
     pub fn new(
         plan: ListenerPlan,
+        previous: Option<&Self>,
         slb_id: HeaderValue,
         own_names: Option<Arc<[HeaderName]>>,
         tls: Option<ListenerTls>,
@@ -97,6 +105,8 @@ impl Listener {
             forwarded: ForwardedHeaders::new(plan.headers.clone(), key.proto, plan.port, slb_id),
             own_names,
             router: Router::new(&plan.rules),
+            response_router: ResponseRouter::new(&plan.rules.response),
+            limiters: limiters(&plan, previous),
             plan,
             loops,
             tls,
@@ -106,18 +116,37 @@ impl Listener {
     /// The rule that takes a request, by what was received; `host` has no port.
     pub fn route(&self, request: &Parts, host: Option<&str>, client: ClientAddr) -> Routed {
         let client = || self.client_ip(&request.headers, client).ip();
-        self.router.route(&router::Request {
-            host: host.unwrap_or_default(),
-            path: request.uri.path(),
-            query: request.uri.query(),
-            // A WebSocket over HTTP/2 is asked for as over HTTP/1.1.
-            method: match &request.method {
-                &Method::CONNECT => &Method::GET,
-                method => method,
-            },
-            headers: &request.headers,
-            client: &client,
-        })
+        self.router.route(&asked(request, host, &client))
+    }
+
+    /// The response rule for an answer, by what was sent to the backend; `host` has no port.
+    pub fn response_rule(
+        &self,
+        (request, host, client): (&Parts, Option<&str>, IpAddr),
+        status: StatusCode,
+        answer: &HeaderMap,
+    ) -> Option<&ResponseRule> {
+        let client = || client;
+        let asked = asked(request, host, &client);
+        let at = self.response_router.first(&asked, status, answer)?;
+        self.plan.rules.response.get(at)
+    }
+
+    /// How many requests a rule takes, if that is limited.
+    pub fn limiter(&self, rule: RuleId) -> Option<&Limiter> {
+        let limiters = self.limiters.as_ref()?;
+        let at = usize::try_from(rule.0).ok();
+        let limiter = at
+            .and_then(|at| limiters.get(at))
+            .or_else(|| limiters.last());
+        limiter?.as_ref()
+    }
+
+    /// The limit of the rule of that name.
+    fn limiter_named(&self, name: &str) -> Option<&Limiter> {
+        let mut rules = all_rules(&self.plan);
+        let at = rules.position(|rule| rule.name == name)?;
+        self.limiters.as_ref()?.get(at)?.as_ref()
     }
 
     /// Leaves in a request that it has passed here, or says that it has before (alb.md 9.4).
@@ -186,8 +215,45 @@ fn loop_guards(plan: &ListenerPlan, slb_id: &HeaderValue) -> Box<[LoopGuard]> {
             rule: &rule.name,
         })
     };
+    all_rules(plan).map(guard).collect()
+}
+
+/// What conditions look at.
+fn asked<'a>(
+    request: &'a Parts,
+    host: Option<&'a str>,
+    client: &'a dyn Fn() -> IpAddr,
+) -> router::Request<'a> {
+    router::Request {
+        host: host.unwrap_or_default(),
+        path: request.uri.path(),
+        query: request.uri.query(),
+        // A WebSocket over HTTP/2 is asked for as over HTTP/1.1.
+        method: match &request.method {
+            &Method::CONNECT => &Method::GET,
+            method => method,
+        },
+        headers: &request.headers,
+        client,
+    }
+}
+
+/// How many requests rules take; what counted in the listener before goes on to count, by the rules' names.
+fn limiters(plan: &ListenerPlan, previous: Option<&Listener>) -> Option<Box<[Option<Limiter>]>> {
+    if all_rules(plan).all(|rule| rule.traffic_limit.is_none()) {
+        return None;
+    }
+    let limiter = |rule: &RequestRule| {
+        let before = previous.and_then(|listener| listener.limiter_named(&rule.name));
+        rule.traffic_limit.map(|limit| Limiter::new(limit, before))
+    };
+    Some(all_rules(plan).map(limiter).collect())
+}
+
+/// A listener's request rules, and last the default.
+fn all_rules(plan: &ListenerPlan) -> impl Iterator<Item = &RequestRule> {
     let rules = plan.rules.request.iter();
-    rules.chain([&plan.rules.default]).map(guard).collect()
+    rules.chain([&plan.rules.default])
 }
 
 /// A generation, as one worker serves it.

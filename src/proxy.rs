@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::Context;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
@@ -18,26 +18,26 @@ use hyper::ext::ReasonPhrase;
 use hyper::upgrade::OnUpgrade;
 
 use crate::backend::http1::download::{AnswerBody, Download};
+use crate::backend::http1::names::Verbatim;
 use crate::backend::http1::request::{BackendVersion, BodyFraming};
 use crate::backend::http1::upload::Expectation;
 use crate::backend::retirement::Retiree;
 use crate::backend::send::{Answer, AnswerHead, Outgoing, Trace, send};
 use crate::config::plan::{CompressionPlan, GroupId, GroupProtocol, Switch};
+use crate::config::rule::RequestRule;
 use crate::connection::{Connection, Tunnel, View};
-use crate::exchange::{Exchange, log_refused};
+use crate::exchange::{Exchange, Ruled, log_refused};
 use crate::failure::Failure;
 use crate::http::activity::Closing;
-use crate::http::http2::{Companion, Parting, StreamPace};
+use crate::http::http2::{Companion, StreamPace};
 use crate::http::reply::{Afterwards, reply};
 use crate::http::request::{self, Continue, Host};
-use crate::http::taken_over::TakenOver;
-use crate::http::tunnel::Ending;
 use crate::pace::Inflow;
 use crate::response_body::{Compression, PlainBody, ResponseBody};
-use crate::route::router::Routed;
-use crate::route::split::Split;
+use crate::rule::{self, Course, Site, Taken};
 use crate::transform::compression::negotiate::{self, Accepted, Decision};
-use crate::transform::{hop_by_hop, request_id, websocket};
+use crate::transform::{hop_by_hop, request_id};
+use crate::upgrade;
 
 /// Answers a request; the last one of its connection is also told so.
 pub async fn handle(
@@ -52,42 +52,48 @@ pub async fn handle(
     let next = Next::of(&request, &connection, &view);
     let (mut parts, body) = request.into_parts();
     let mut exchange = Exchange::begin(&connection, &view, &parts, pace.as_ref());
-    let body_came = BodyCame::of(&body);
-    let asked = Asked::of(&parts, &view);
-    let mut response = match forward(&mut parts, body, &connection, &view, &mut exchange).await {
-        Ok((Answer::Reset(reason), _)) => return Err(exchange.reset(Failure::BackendReset, reason)),
+    let site = Site {
+        connection: &connection,
+        view: &view,
+    };
+    let mut asked = Asked::of(&parts, &body, &view);
+    let mut taken = rule::take(&parts, site);
+    let outcome = match &mut taken {
+        Ok(taken) => {
+            asked.heed(taken.rule);
+            exchange.taken_by(taken.id);
+            answer(&mut parts, body, taken, site, &mut exchange).await
+        }
+        Err(failure) => Err(*failure),
+    };
+    let stream = parts.extensions.remove::<OnUpgrade>();
+    let scene = Scene {
+        request: parts,
+        asked,
+        taken: taken.ok(),
+        site,
+    };
+    let mut response = match outcome {
+        Ok(Outcome::Asked(Answer::Response(head, body), _)) => {
+            pass_on(head, body, &scene, exchange, pace)
+        }
+        Ok(Outcome::Asked(Answer::Reset(reason), _)) => {
+            return Err(exchange.reset(Failure::BackendReset, reason));
+        }
         // As for a head that there is no room for.
         Err(failure @ Failure::ConnectionMemory) => {
             return Err(exchange.reset(failure, h2::Reason::REFUSED_STREAM));
         }
-        Ok((Answer::Response(head, body), _)) => {
-            let body = plain(body, pace.as_deref(), connection.activity.exchanges());
-            let mut response = respond(head, body, &parts, asked.upgrade, &connection);
-            let compression = compress(&mut response, &asked, &view, pace.as_deref());
-            exchange.answered(response.status());
-            response.map(|body| ResponseBody::new(body, compression, exchange, pace))
-        }
-        Ok((Answer::Switched(head, backend), group)) => {
+        Ok(Outcome::Asked(Answer::Switched(head, backend), group)) => {
             let retiree = Retiree::new(&view.live.group(group).retirement);
             let tunnel = Tunnel::new(backend, exchange, retiree);
-            match pace.zip(parts.extensions.remove::<OnUpgrade>()) {
-                None => switch(head, tunnel, &connection),
-                Some((pace, stream)) => {
-                    take_over(head, tunnel, stream, pace, Rc::clone(&connection))
-                }
-            }
+            upgrade::open(head, tunnel, pace.zip(stream), &connection)
         }
-        Err(failure) => {
-            exchange.failed(failure);
-            exchange.answered(failure.status());
-            refuse(
-                failure,
-                &parts,
-                after(failure, &parts, body_came, asked.upgrade),
-                &connection,
-            )
-            .map(|body| ResponseBody::new(body, None, exchange, pace))
+        Ok(Outcome::Ruled(response, how)) => {
+            exchange.ruled(Some(how));
+            own(response, Afterwards::Keep, &scene, exchange, pace)
         }
+        Err(failure) => refuse(failure, &scene, exchange, pace),
     };
     match next {
         Next::May => {}
@@ -137,9 +143,19 @@ fn part(response: &mut Response<ResponseBody>, connection: &Connection) {
     }
 }
 
-/// What a request asked for in fields that are cleaned away before the answer comes.
+/// What an answer has to fit.
+struct Scene<'a> {
+    /// As it was sent to the backend, if it was.
+    request: Parts,
+    asked: Asked,
+    taken: Option<Taken<'a>>,
+    site: Site<'a>,
+}
+
+/// What a request asked for, in fields that are cleaned away before the answer comes and in its body.
 struct Asked {
     upgrade: Upgrade,
+    body: BodyCame,
     encodings: Option<Accepted>,
     held: Option<HeaderValue>,
 }
@@ -152,7 +168,7 @@ enum Upgrade {
 }
 
 impl Asked {
-    fn of(request: &Parts, view: &View) -> Self {
+    fn of(request: &Parts, body: &Incoming, view: &View) -> Self {
         // A client that offers h2c waits for the answer; others may send ahead.
         let upgrade = match hop_by_hop::upgrade(&request.headers) {
             Some(protocol) if !protocol.as_bytes().eq_ignore_ascii_case(b"h2c") => Upgrade::Asked,
@@ -169,46 +185,81 @@ impl Asked {
         let held = encodings.and_then(|_| negotiate::held(&request.headers));
         Self {
             upgrade,
+            body: BodyCame::of(body),
             encodings,
             held,
         }
     }
+
+    /// The rule may switch compression off.
+    fn heed(&mut self, rule: &RequestRule) {
+        match rule.compression {
+            Switch::On => {}
+            Switch::Off => self.encodings = None,
+        }
+    }
 }
 
-/// Judges and prepares a request, and sends it to a group of the rule that takes it.
+/// What came of a request.
+enum Outcome {
+    /// A server of this group was asked.
+    Asked(Answer, GroupId),
+    /// Its rule answered.
+    Ruled(Response<Bytes>, Ruled),
+}
+
+/// Answers a request that a rule has taken: by that rule, or by the group that it forwards to.
+async fn answer(
+    parts: &mut Parts,
+    body: Incoming,
+    taken: &mut Taken<'_>,
+    site: Site<'_>,
+    exchange: &mut Exchange,
+) -> Result<Outcome, Failure> {
+    match rule::course(taken, parts, site)? {
+        Course::Forward(group) => {
+            let answer = forward(parts, body, (taken, group), site, exchange).await?;
+            Ok(Outcome::Asked(answer, group))
+        }
+        Course::Answer(mut response, how) => {
+            match how {
+                Ruled::Redirect | Ruled::FixedResponse => {
+                    rule::say_cors(&mut response, Some(taken));
+                }
+                // It says all there is to say.
+                Ruled::Preflight => {}
+            }
+            Ok(Outcome::Ruled(response, how))
+        }
+    }
+}
+
+/// Prepares a request, and sends it to a group.
 async fn forward(
     parts: &mut Parts,
     body: Incoming,
-    connection: &Connection,
-    view: &View,
+    (taken, group): (&Taken<'_>, GroupId),
+    site: Site<'_>,
     exchange: &mut Exchange,
-) -> Result<(Answer, GroupId), Failure> {
-    let limits = &view.listener.plan.limits;
-    let host = request::check(parts, limits)?;
-    is_for_us(host.as_ref(), connection)?;
-    let name = host.as_ref().map(Host::name);
-    let Routed { rule, .. } = view.listener.route(parts, name, connection.client);
-    exchange.taken_by(rule);
-    let split = view.listener.router.split(rule);
-    let chosen = split.and_then(Split::pick).ok_or(Failure::NoServer)?;
-    let group = view.live.group(chosen);
+) -> Result<Answer, Failure> {
+    let Site { connection, view } = site;
+    let listener = &view.listener;
+    let limits = &listener.plan.limits;
+    let group = view.live.group(group);
     exchange.goes_to(&group.shared.name);
     suits(parts, group.shared.protocol)?;
     let expectation = expectation(parts)?;
-    let upgrade = websocket(parts, &body)?;
+    let upgrade = upgrade::websocket(parts, &body)?;
     let framing = framing(parts, &body);
-    let client = || {
-        view.listener
-            .client_ip(&parts.headers, connection.client)
-            .ip()
-    };
+    let client = || listener.client_ip(&parts.headers, connection.client).ip();
     let preference = group.shared.balance.preference(parts.uri.query(), client);
-    hop_by_hop::clean_request(&mut parts.headers, view.listener.client_header());
-    hop_by_hop::remove_names(&mut parts.headers, view.listener.own_names());
-    let bridge = bridge(parts)?;
-    view.listener.pass(rule, &mut parts.headers)?;
-    let named = host.as_ref();
-    introduce(&mut parts.headers, named, connection, view, exchange);
+    hop_by_hop::clean_request(&mut parts.headers, listener.client_header());
+    hop_by_hop::remove_names(&mut parts.headers, listener.own_names());
+    rule::edit(taken, parts, site);
+    let bridge = upgrade::bridge(parts)?;
+    listener.pass(taken.id, &mut parts.headers)?;
+    let host = taken.host.as_ref();
+    introduce(&mut parts.headers, host, site, exchange);
 
     let outgoing = Outgoing {
         method: match &bridge {
@@ -216,23 +267,27 @@ async fn forward(
             None => &parts.method,
         },
         target: &request::target(&parts.uri),
-        host: host.as_ref().map(|Host { canonical, .. }| canonical),
+        host: host.map(|Host { canonical, .. }| canonical),
         version: match parts.version {
             Version::HTTP_10 => BackendVersion::Http10,
             _ => BackendVersion::Http11,
         },
         headers: &parts.headers,
-        verbatim: view.listener.own_names(),
+        verbatim: Verbatim {
+            own: listener.own_names(),
+            inserted: &taken.rule.edits.insert,
+        },
         upgrade: upgrade.as_ref(),
         framing,
         expectation,
         body_limit: limits.body_bytes,
-        clean_trailers: view.listener.clean_trailers(),
-        timeout: view.listener.plan.timeouts.request,
+        clean_trailers: listener.clean_trailers(),
+        timeout: listener.plan.timeouts.request,
         window: exchange.window(group.shared.protocol)?,
         inflow: Inflow::new(limits.min_rate, connection.activity.meter()),
         preference,
     };
+    let body = rule::mirrored((parts, taken), &outgoing, body, site);
     let mut trace = Trace::begin();
     let answer = send(&outgoing, body, group, &mut trace).await;
     exchange.asked(&mut trace, answer.as_ref().ok().and_then(Answer::status));
@@ -240,11 +295,10 @@ async fn forward(
         tracing::debug!(server = ?trace.server.as_ref().map(|s| s.endpoint()), %error, "a request failed");
         Failure::from(&error)
     })?;
-    let answer = match bridge {
-        None => answer,
-        Some(expected) => bridged(answer, &expected)?,
-    };
-    Ok((answer, chosen))
+    match bridge {
+        None => Ok(answer),
+        Some(expected) => upgrade::bridged(answer, &expected),
+    }
 }
 
 /// Whether the client waits for permission to send its body.
@@ -261,8 +315,7 @@ fn expectation(parts: &mut Parts) -> Result<Expectation, Failure> {
 fn introduce(
     headers: &mut HeaderMap,
     host: Option<&Host>,
-    connection: &Connection,
-    view: &View,
+    Site { connection, view }: Site<'_>,
     exchange: &mut Exchange,
 ) {
     let listener = &view.listener;
@@ -273,19 +326,10 @@ fn introduce(
     if let CompressionPlan::On(_) = &listener.plan.compression {
         negotiate::restore_validators(headers);
     }
-    let host = host.map(|host| &host.received);
-    listener.forwarded.apply(headers, host, &connection.values);
-}
-
-/// Whether a request's host is one that the client was shown a certificate for, where that counts.
-fn is_for_us(host: Option<&Host>, connection: &Connection) -> Result<(), Failure> {
-    // A request without a host, as HTTP/1.0 allows, would get the backend's own default.
-    let name = host.map_or("", Host::name);
-    if connection.is_shown_for(name) {
-        Ok(())
-    } else {
-        Err(Failure::MisdirectedRequest)
-    }
+    let received = host.map(|host| &host.received);
+    listener
+        .forwarded
+        .apply(headers, received, &connection.values);
 }
 
 /// A gRPC group is asked by HTTP/2 and knows no WebSocket.
@@ -297,50 +341,6 @@ fn suits(parts: &Parts, protocol: GroupProtocol) -> Result<(), Failure> {
     }
 }
 
-/// What the backend must answer to a WebSocket that comes over HTTP/2, which it is asked for as HTTP/1.1 does.
-fn bridge(parts: &mut Parts) -> Result<Option<websocket::Expected>, Failure> {
-    if parts.method != Method::CONNECT {
-        return Ok(None);
-    }
-    let expected = websocket::ask(&mut parts.headers);
-    expected.ok_or(Failure::ProtocolUnknown).map(Some)
-}
-
-/// An answer that would open a tunnel on HTTP/2 must open one on HTTP/1.1, to a server that knows WebSocket.
-fn bridged(answer: Answer, expected: &websocket::Expected) -> Result<Answer, Failure> {
-    let is_sound = match &answer {
-        Answer::Switched(head, _) => expected.is_met(&head.headers),
-        Answer::Response(head, _) => !head.status.is_success(),
-        Answer::Reset(_) => true,
-    };
-    if is_sound {
-        Ok(answer)
-    } else {
-        Err(Failure::BackendUpgrade)
-    }
-}
-
-/// The WebSocket protocol, if a request asks for it. Other protocols are not tunnelled: an unknown tunnel
-/// is a way around everything that is judged here.
-fn websocket(parts: &Parts, body: &Incoming) -> Result<Option<HeaderValue>, Failure> {
-    if parts.method == Method::CONNECT {
-        return Ok(Some(HeaderValue::from_static("websocket")));
-    }
-    if parts.version != Version::HTTP_11 {
-        return Ok(None);
-    }
-    match hop_by_hop::upgrade(&parts.headers) {
-        Some(protocol) if protocol.as_bytes().eq_ignore_ascii_case(b"websocket") => {
-            if body.is_end_stream() {
-                Ok(Some(protocol.clone()))
-            } else {
-                Err(Failure::RequestMalformed)
-            }
-        }
-        Some(_) | None => Ok(None),
-    }
-}
-
 fn framing(parts: &Parts, body: &Incoming) -> BodyFraming {
     match (body.is_end_stream(), body.size_hint().exact()) {
         (true, _) if parts.headers.contains_key(CONTENT_LENGTH) => BodyFraming::Length(0),
@@ -348,6 +348,26 @@ fn framing(parts: &Parts, body: &Incoming) -> BodyFraming {
         (false, Some(length)) => BodyFraming::Length(length),
         (false, None) => BodyFraming::Chunked,
     }
+}
+
+/// Passes a backend's answer on.
+fn pass_on(
+    head: AnswerHead,
+    body: AnswerBody,
+    scene: &Scene<'_>,
+    mut exchange: Exchange,
+    pace: Option<Rc<StreamPace>>,
+) -> Response<ResponseBody> {
+    let Scene { site, .. } = scene;
+    let body = plain(body, pace.as_deref(), site.connection.activity.exchanges());
+    let mut response = respond(head, body, scene);
+    if let Some(taken) = &scene.taken {
+        exchange.ruled(rule::amend(&mut response, &scene.request, taken, *site));
+    }
+    rule::say_cors(&mut response, scene.taken.as_ref());
+    let compression = compress(&mut response, &scene.asked, site.view, pace.as_deref());
+    exchange.answered(response.status());
+    response.map(|body| ResponseBody::new(body, compression, exchange, pace))
 }
 
 /// An answer's body. What is left of a request over HTTP/2 goes on being sent beside it, by the stream's task.
@@ -380,13 +400,8 @@ fn early(body: &PlainBody) -> Option<Rc<RefCell<Download>>> {
 }
 
 /// The response to the client, from a backend's answer.
-fn respond(
-    head: AnswerHead,
-    body: PlainBody,
-    request: &Parts,
-    upgrade: Upgrade,
-    connection: &Connection,
-) -> Response<PlainBody> {
+fn respond(head: AnswerHead, body: PlainBody, scene: &Scene<'_>) -> Response<PlainBody> {
+    let (version, activity) = (scene.request.version, &scene.site.connection.activity);
     let early = early(&body);
     let mut response = Response::new(body);
     *response.status_mut() = head.status;
@@ -398,15 +413,15 @@ fn respond(
         response.extensions_mut().insert(reason);
     }
     hop_by_hop::clean_response(response.headers_mut());
-    if request.version != Version::HTTP_2
+    if version != Version::HTTP_2
         && let Some(download) = early.clone()
     {
         let upload = move |cx: &mut Context<'_>| download.borrow_mut().poll_upload(cx);
-        connection.activity.go_beside(upload);
+        activity.go_beside(upload);
     }
     // Bytes sent after an upgrade that was refused must not be taken for the next request (attacks.md row 10).
-    if request.version != Version::HTTP_2 && (early.is_some() || upgrade == Upgrade::Asked) {
-        connection.activity.body_left_unread();
+    if version != Version::HTTP_2 && (early.is_some() || scene.asked.upgrade == Upgrade::Asked) {
+        activity.body_left_unread();
         response
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -448,58 +463,6 @@ fn compress<'a>(
     compression
 }
 
-/// Answers 101 and leaves the backend's side for when the client's stream is free.
-fn switch(head: AnswerHead, mut tunnel: Tunnel, connection: &Connection) -> Response<ResponseBody> {
-    tunnel.exchange.answered(head.status);
-    let mut response = Response::new(ResponseBody::none());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let protocol = head.headers.get(UPGRADE).cloned();
-    *response.headers_mut() = head.headers;
-    hop_by_hop::clean_response(response.headers_mut());
-    response
-        .headers_mut()
-        .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    if let Some(protocol) = protocol {
-        response.headers_mut().insert(UPGRADE, protocol);
-    }
-    connection.activity.becomes_tunnel();
-    connection.leave_tunnel(tunnel);
-    response
-}
-
-/// Answers 200, upon which the HTTP/2 stream's task becomes the tunnel.
-fn take_over(
-    head: AnswerHead,
-    mut tunnel: Tunnel,
-    stream: OnUpgrade,
-    pace: Rc<StreamPace>,
-    connection: Rc<Connection>,
-) -> Response<ResponseBody> {
-    tunnel.exchange.answered(StatusCode::OK);
-    let mut response = Response::new(ResponseBody::none());
-    *response.headers_mut() = head.headers;
-    hop_by_hop::clean_response(response.headers_mut());
-    websocket::translate_answer(response.headers_mut());
-    pace.answered();
-    let sent = Rc::clone(&pace);
-    pace.accompany(Companion::Tunnel(Box::pin(async move {
-        let Ok(stream) = stream.await else {
-            tunnel.exchange.failed(Failure::ClientGone);
-            return Parting::Reset;
-        };
-        let mut stream = TakenOver::new(stream, sent);
-        // The connection's end ends its streams: nobody else is to be woken.
-        match tunnel
-            .carry(&mut stream, Bytes::new(), &connection, |_| {})
-            .await
-        {
-            Ending::Closed => Parting::Ended,
-            Ending::Broken | Ending::Idle | Ending::Cut => Parting::Reset,
-        }
-    })));
-    response
-}
-
 /// How much of a request's body had come with its head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BodyCame {
@@ -517,34 +480,48 @@ impl BodyCame {
     }
 }
 
-/// What becomes of the connection after an answer of ours. What may follow a request whose body was not
-/// read, or that asked for a tunnel and may have used it already, is not another request.
-fn after(failure: Failure, request: &Parts, body: BodyCame, upgrade: Upgrade) -> Afterwards {
-    if request.version == Version::HTTP_2 {
+/// The answer to a request that failed.
+fn refuse(
+    failure: Failure,
+    scene: &Scene<'_>,
+    mut exchange: Exchange,
+    pace: Option<Rc<StreamPace>>,
+) -> Response<ResponseBody> {
+    exchange.failed(failure);
+    let mut response = reply(failure);
+    rule::say_cors(&mut response, scene.taken.as_ref());
+    own(response, Afterwards::of(failure), scene, exchange, pace)
+}
+
+/// An answer of ours on its way. `usual` is what becomes of the connection unless something may follow that
+/// is not another request: the rest of a body that was not read, or bytes meant for a tunnel.
+fn own(
+    mut response: Response<Bytes>,
+    usual: Afterwards,
+    scene: &Scene<'_>,
+    mut exchange: Exchange,
+    pace: Option<Rc<StreamPace>>,
+) -> Response<ResponseBody> {
+    let Scene { request, asked, .. } = scene;
+    let afterwards = if request.version == Version::HTTP_2 {
         Afterwards::Keep
-    } else if body == BodyCame::InPart
-        || upgrade == Upgrade::Asked
+    } else if asked.body == BodyCame::InPart
+        || asked.upgrade == Upgrade::Asked
         || request.method == Method::CONNECT
     {
         Afterwards::Close
     } else {
-        Afterwards::of(failure)
-    }
-}
-
-/// The answer of ours to a request that failed.
-fn refuse(
-    failure: Failure,
-    request: &Parts,
-    afterwards: Afterwards,
-    connection: &Connection,
-) -> Response<PlainBody> {
+        usual
+    };
     if afterwards == Afterwards::Close {
-        connection.activity.body_left_unread();
+        scene.site.connection.activity.body_left_unread();
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
     }
-    let response = reply(failure, afterwards);
-    if request.version == Version::HTTP_2 && request.method == Method::HEAD {
-        return response.map(|_| PlainBody::Whole(Bytes::new()));
-    }
-    response.map(PlainBody::Whole)
+    exchange.answered(response.status());
+    let is_head = request.version == Version::HTTP_2 && request.method == Method::HEAD;
+    response.map(|body| {
+        let body = if is_head { Bytes::new() } else { body };
+        ResponseBody::new(PlainBody::Whole(body), None, exchange, pace)
+    })
 }

@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
 
 use super::balance::Preference;
@@ -19,11 +18,13 @@ use super::connect::{ConnectError, connect};
 use super::group::{Group, Member, Tried};
 use super::http1::download::{self, AnswerBody};
 use super::http1::exchange::{Answered, Exchange, ExchangeError, Idempotence};
+use super::http1::names::Verbatim;
 use super::http1::request::{self, BackendVersion, BodyFraming, ConnectionIntent, RequestHead};
 use super::http1::response::{RequestKind, ResponseHead};
 use super::http1::upload::{CleanTrailers, Expectation, Upload, UploadError};
 use super::http2::{self, link::Window};
 use super::pool::Connection;
+use super::request_body::RequestBody;
 use super::server::{Active, Server};
 use crate::addr::BackendAddr;
 use crate::config::plan::{GroupProtocol, Keepalive};
@@ -43,8 +44,8 @@ pub struct Outgoing<'a> {
     pub version: BackendVersion,
     /// All other fields.
     pub headers: &'a HeaderMap,
-    /// Names that are written as they stand.
-    pub verbatim: &'a [HeaderName],
+    /// Names that are written as users have spelt them.
+    pub verbatim: Verbatim<'a>,
     /// The protocol that the client wants to change to.
     pub upgrade: Option<&'a HeaderValue>,
     /// How the body is framed.
@@ -212,7 +213,7 @@ impl Trace {
 /// Sends a request to `group`, in the protocol that its servers speak.
 pub async fn send(
     outgoing: &Outgoing<'_>,
-    body: Incoming,
+    body: RequestBody,
     group: &Group,
     trace: &mut Trace,
 ) -> Result<Answer, SendError> {
@@ -225,7 +226,7 @@ pub async fn send(
 
 async fn send_http1(
     outgoing: &Outgoing<'_>,
-    body: Incoming,
+    body: RequestBody,
     group: &Group,
     trace: &mut Trace,
 ) -> Result<Answer, SendError> {
@@ -289,7 +290,7 @@ async fn dial(member: &Member, group: &Group) -> Result<Box<Connection>, Connect
 enum Failed {
     Final(SendError),
     /// The request can go out again, with its body as it was.
-    Repeat(Incoming),
+    Repeat(RequestBody),
 }
 
 impl Failed {
@@ -305,7 +306,7 @@ impl Failed {
 /// One attempt on one connection.
 async fn run(
     outgoing: &Outgoing<'_>,
-    body: Incoming,
+    body: RequestBody,
     mut connection: Box<Connection>,
     member: &Member,
     trace: &mut Trace,

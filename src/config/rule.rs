@@ -254,6 +254,8 @@ pub struct HeaderEdits {
 pub struct InsertHeader {
     /// `name`
     pub name: HeaderName,
+    /// The same as the file spells it, which HTTP/1.1 backends see (alb.md decision 2).
+    pub spelling: Box<str>,
     /// `value`, `reference` or `system`
     pub value: InsertValue,
     /// `cover`

@@ -78,8 +78,11 @@ impl Generation {
                         Some(secure(listener, https, &stock, client_auth, report)?)
                     }
                 };
+                let before =
+                    previous.and_then(|generation| generation.listener_named(&listener.name));
                 Some(Listener::new(
                     listener.clone(),
+                    before,
                     slb_id.clone(),
                     own_names.clone(),
                     tls,
@@ -92,6 +95,11 @@ impl Generation {
             certificates: Arc::new(stock.certificates),
             plan: Arc::new(plan),
         }))
+    }
+
+    fn listener_named(&self, name: &str) -> Option<&Listener> {
+        let mut listeners = self.listeners.iter().map(Arc::as_ref);
+        listeners.find(|listener| &*listener.name == name)
     }
 
     /// The same with the servers that its names stand for now; `None` if they are the same servers.

@@ -26,6 +26,7 @@ use super::loads::Loads;
 use super::place::{Place, Seat};
 use crate::accept::tcp::accept_loop;
 use crate::addr::{ClientAddr, ListenAddr};
+use crate::backend::mirror::Mirrors;
 use crate::connection::{Home, View};
 use crate::http::activity::{Activity, Closing};
 use crate::listener::{Current, ListenerKey, Live};
@@ -319,6 +320,7 @@ impl Worker {
                 let home = Home {
                     current: Current::new(Rc::clone(&live)),
                     access_log: Rc::clone(&self.access_log),
+                    mirrors: Mirrors::new(Self::spawn_boxed),
                 };
                 *self.home.borrow_mut() = Some(Rc::new(home));
             }
@@ -509,6 +511,7 @@ impl Worker {
                 "closed: [listener.access] does not admit them");
         }
         if let Some(home) = self.home() {
+            home.mirrors.tell();
             let now = Instant::now();
             for group in home.current.get().groups() {
                 group.sweep(now);

@@ -5,7 +5,7 @@
 //! cause.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, SERVER};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, SERVER};
 use http::{HeaderMap, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
@@ -43,7 +43,7 @@ impl Afterwards {
 }
 
 /// The answer to a request that failed.
-pub fn reply(failure: Failure, afterwards: Afterwards) -> Response<Bytes> {
+pub fn reply(failure: Failure) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(failure_page(failure)));
     *response.status_mut() = failure.status();
     if failure.status().canonical_reason().is_none() {
@@ -59,9 +59,6 @@ pub fn reply(failure: Failure, afterwards: Afterwards) -> Response<Bytes> {
     }
     if failure == Failure::TrafficLimited {
         headers.insert(ALB_QPS_LIMITED, HeaderValue::from_static("Limited"));
-    }
-    if afterwards == Afterwards::Close {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
@@ -176,7 +173,7 @@ mod tests {
     #[test]
     fn every_failure_has_an_answer_that_names_its_cause() {
         for failure in Failure::ALL {
-            let response = reply(failure, Afterwards::of(failure));
+            let response = reply(failure);
             assert_eq!(response.status(), failure.status());
             let status = response
                 .headers()
@@ -194,15 +191,14 @@ mod tests {
 
     #[test]
     fn a_refused_method_is_told_what_is_allowed() {
-        let response = reply(Failure::MethodRefused, Afterwards::Keep);
+        let response = reply(Failure::MethodRefused);
         assert_eq!(response.headers().get(ALLOW).unwrap(), METHODS);
-        assert!(!response.headers().contains_key(CONNECTION));
     }
 
     #[test]
     fn only_a_limit_says_that_it_was_one() {
         for failure in Failure::ALL {
-            let response = reply(failure, Afterwards::of(failure));
+            let response = reply(failure);
             let limited = response.headers().get(ALB_QPS_LIMITED);
             let expected = (failure == Failure::TrafficLimited).then_some("Limited");
             assert_eq!(limited.map(|value| value.to_str().unwrap()), expected);
@@ -238,11 +234,5 @@ mod tests {
                 sent.is_none() || body.is_empty()
             );
         }
-    }
-
-    #[test]
-    fn what_follows_a_malformed_request_is_not_read() {
-        let response = reply(Failure::HostInvalid, Afterwards::of(Failure::HostInvalid));
-        assert_eq!(response.headers().get(CONNECTION).unwrap(), "close");
     }
 }

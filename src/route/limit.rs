@@ -65,11 +65,11 @@ impl Limiter {
 
     /// Judges a request that comes now. A client is one IPv4 address or one IPv6 /64; its own limit is asked
     /// first, so that what one client sends beyond it takes nothing from the others.
-    pub fn judge(&self, client: IpAddr, now: Instant) -> Verdict {
+    pub fn judge(&self, client: impl FnOnce() -> IpAddr, now: Instant) -> Verdict {
         let now = now.saturating_duration_since(self.state.began).as_nanos();
         let now = u64::try_from(now).unwrap_or(u64::MAX / 2);
         if let (Some(rate), Some(each)) = (self.plan.per_ip_qps, &self.state.each)
-            && !each.advance(network_of(client), |time| next(time, now, rate))
+            && !each.advance(network_of(client()), |time| next(time, now, rate))
         {
             return Verdict::Refuse;
         }
@@ -109,7 +109,7 @@ mod tests {
 
     fn passed(limiter: &Limiter, client: &str, now: Instant, requests: usize) -> usize {
         let client = ip(client);
-        let verdicts = (0..requests).map(|_| limiter.judge(client, now));
+        let verdicts = (0..requests).map(|_| limiter.judge(|| client, now));
         verdicts.filter(|verdict| *verdict == Verdict::Pass).count()
     }
 

@@ -7,6 +7,7 @@
 mod condition;
 mod index;
 pub mod limit;
+pub mod response;
 pub mod router;
 mod sketch;
 pub mod split;

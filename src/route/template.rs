@@ -13,7 +13,7 @@ use crate::config::rule::{Redirect, RedirectPort, RedirectProtocol, Rewrite, Seg
 use crate::failure::Failure;
 
 /// What a request gives to templates.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Given<'a> {
     /// The listener's.
     pub scheme: Scheme,
@@ -26,7 +26,7 @@ pub struct Given<'a> {
     /// Without the `?`.
     pub query: Option<&'a str>,
     /// What the groups of the path's regular expression took; empty for those that took nothing.
-    pub captures: [&'a str; 3],
+    pub captures: [Cow<'a, str>; 3],
 }
 
 /// How clients reach a listener.
@@ -179,10 +179,10 @@ fn render(template: &Template, given: &Given<'_>, part: Part, ink: Ink) -> Strin
     out
 }
 
-fn capture<'a>(given: &Given<'a>, number: u8) -> &'a str {
+fn capture<'a>(given: &'a Given<'_>, number: u8) -> &'a str {
     let index = usize::from(number).checked_sub(1);
-    let captures = index.and_then(|index| given.captures.get(index));
-    captures.copied().unwrap_or_default()
+    let capture = index.and_then(|index| given.captures.get(index));
+    capture.map(Cow::as_ref).unwrap_or_default()
 }
 
 /// Percent-encodes what RFC 3986 does not have in a path or query. Escapes stay as they are.
@@ -221,7 +221,11 @@ mod tests {
         port: 8080,
         path: "/a%2Fb/c",
         query: Some("x=1&y"),
-        captures: ["one", "", "three"],
+        captures: [
+            Cow::Borrowed("one"),
+            Cow::Borrowed(""),
+            Cow::Borrowed("three"),
+        ],
     };
 
     fn literal(text: &str) -> Template {
@@ -435,7 +439,7 @@ mod tests {
         assert_eq!(rewrite(&keep(), &given).unwrap().target, "*");
         leads(&redirect(), &given, "http://www.example.com:8080/");
         let given = Given {
-            captures: ["*", "", ""],
+            captures: ["*", "", ""].map(Cow::Borrowed),
             ..GIVEN
         };
         let path = of(Segment::Capture(1));
@@ -464,7 +468,7 @@ mod tests {
         ) {
             let text = text.replace(['#', '?'], "");
             prop_assume!(format!("/{text}?{text}").parse::<http::Uri>().is_ok());
-            let given = Given { path: &format!("/{text}"), query: Some(&text), captures: [&text, "", &text], ..GIVEN };
+            let given = Given { path: &format!("/{text}"), query: Some(&text), captures: [&*text, "", &*text].map(Cow::Borrowed), ..GIVEN };
             let (path, query) = (Template(path), Template(query));
             let redirect = Redirect { path: path.clone(), query: query.clone(), ..redirect() };
             let location = location(&redirect, &given).unwrap();

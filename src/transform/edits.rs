@@ -129,6 +129,7 @@ mod tests {
             remove: Vec::new(),
             insert: vec![InsertHeader {
                 name: HeaderName::from_static(name),
+                spelling: name.into(),
                 value,
                 existing,
             }],

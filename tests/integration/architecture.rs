@@ -34,6 +34,8 @@ const FLOORS: [(Neighbours, &[&str]); 6] = [
             "connection",
             "exchange",
             "response_body",
+            "rule",
+            "upgrade",
             "proxy",
         ],
     ),

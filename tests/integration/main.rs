@@ -16,6 +16,7 @@
     reason = "actors are spawned freely: only the program must know its tasks"
 )]
 
+mod actions;
 mod architecture;
 mod backends;
 mod balance;
@@ -38,12 +39,15 @@ mod legacy_tickets;
 mod legacy_tls;
 mod limits;
 mod loops;
+mod mirror;
 mod reload;
+mod response_rules;
 mod shutdown;
 mod support;
 mod tickets;
 mod timeouts;
 mod tls;
 mod tls_policy;
+mod traffic_limit;
 mod websocket;
 mod websocket_h2;

@@ -6,6 +6,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Finding, Reason};
+use crate::backend::http1::names::Verbatim;
 use crate::backend::http1::request::{
     self, BackendVersion, BodyFraming, ConnectionIntent, RequestHead,
 };
@@ -60,7 +61,7 @@ fn request(probe: &HttpProbe, host: &HeaderValue) -> Vec<u8> {
                 HttpVersion::Http10 => BackendVersion::Http10,
                 HttpVersion::Http11 => BackendVersion::Http11,
             },
-            verbatim: &[],
+            verbatim: Verbatim::default(),
             headers: &headers,
             framing: BodyFraming::None,
             connection: ConnectionIntent::Close,

@@ -134,6 +134,11 @@ impl Download {
         }
     }
 
+    /// What is left of the request is read, and not sent.
+    pub fn abandon_upload(&mut self) {
+        self.upload.abandon();
+    }
+
     /// The next piece.
     pub fn poll_frame(
         &mut self,

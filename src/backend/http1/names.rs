@@ -6,6 +6,30 @@
 
 use http::HeaderName;
 
+use crate::config::rule::InsertHeader;
+
+/// Names that are written as users have spelt them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Verbatim<'a> {
+    /// Of headers of identity, in lower case.
+    pub own: &'a [HeaderName],
+    /// Of headers that the request's rule inserts.
+    pub inserted: &'a [InsertHeader],
+}
+
+impl Verbatim<'_> {
+    /// Appends a name, in its user's spelling if it has one.
+    pub fn write(&self, name: &HeaderName, out: &mut Vec<u8>) {
+        if let Some(header) = self.inserted.iter().find(|header| header.name == *name) {
+            out.extend_from_slice(header.spelling.as_bytes());
+        } else if self.own.contains(name) {
+            out.extend_from_slice(name.as_str().as_bytes());
+        } else {
+            write_name(name, out);
+        }
+    }
+}
+
 /// Appends the canonical spelling of `name`.
 pub fn write_name(name: &HeaderName, out: &mut Vec<u8>) {
     let lower = name.as_str();

@@ -8,7 +8,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRANSFER_ENCODI
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::backend::http1::framing::is_forbidden_in_trailers;
-use crate::backend::http1::names;
+use crate::backend::http1::names::{self, Verbatim};
 
 /// Ends a line, and the data of a chunk.
 pub const CRLF: &[u8] = b"\r\n";
@@ -58,8 +58,8 @@ pub struct RequestHead<'a> {
     pub host: &'a HeaderValue,
     /// The version of the request line.
     pub version: BackendVersion,
-    /// Names that are written as they stand, not in the fields' own spelling.
-    pub verbatim: &'a [HeaderName],
+    /// Names that are not written in the fields' own spelling.
+    pub verbatim: Verbatim<'a>,
     /// The fields, without those that `host`, `framing` and `connection` stand for: these are passed over.
     pub headers: &'a HeaderMap,
     /// How the body is framed.
@@ -74,11 +74,7 @@ pub fn write(head: &RequestHead<'_>, out: &mut Vec<u8>) {
     write_field("Host", head.host, out);
     for (name, value) in head.headers {
         if *name != COOKIE && !is_written_apart(name) {
-            if head.verbatim.contains(name) {
-                out.extend_from_slice(name.as_str().as_bytes());
-            } else {
-                names::write_name(name, out);
-            }
+            head.verbatim.write(name, out);
             out.extend_from_slice(b": ");
             out.extend_from_slice(value.as_bytes());
             out.extend_from_slice(CRLF);
@@ -216,6 +212,7 @@ fn write_field(name: &str, value: &HeaderValue, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::rule::{Existing, InsertHeader, InsertValue};
 
     static HOST_VALUE: HeaderValue = HeaderValue::from_static("example.com");
 
@@ -255,7 +252,7 @@ mod tests {
             target: b"/a%2Fb?c=d",
             host: &HOST_VALUE,
             version: case.version,
-            verbatim: &[],
+            verbatim: Verbatim::default(),
             headers: &headers(case.fields),
             framing: case.framing,
             connection: case.connection,
@@ -268,22 +265,32 @@ mod tests {
     }
 
     #[test]
-    fn names_of_a_user_s_own_are_written_as_they_stand() {
+    fn names_of_a_user_s_own_are_written_as_spelt() {
         let mut out = Vec::new();
-        let verbatim = [HeaderName::from_static("x-my_own")];
+        let own = [HeaderName::from_static("x-my_own")];
+        let inserted = [InsertHeader {
+            name: HeaderName::from_static("x-env"),
+            spelling: "X-ENV".into(),
+            value: InsertValue::Literal(HeaderValue::from_static("4")),
+            existing: Existing::Replaced,
+        }];
         let head = RequestHead {
             method: &Method::GET,
             target: b"/",
             host: &HOST_VALUE,
             version: BackendVersion::Http11,
-            verbatim: &verbatim,
-            headers: &headers(&[("x-my_own", "1"), ("x-other", "2")]),
+            verbatim: Verbatim {
+                own: &own,
+                inserted: &inserted,
+            },
+            headers: &headers(&[("x-my_own", "1"), ("x-other", "2"), ("x-env", "3")]),
             framing: BodyFraming::None,
             connection: ConnectionIntent::KeepAlive,
         };
         write(&head, &mut out);
         let text = String::from_utf8(out).unwrap();
-        assert!(text.contains("\r\nx-my_own: 1\r\nX-Other: 2\r\n"), "{text}");
+        let fields = "\r\nx-my_own: 1\r\nX-Other: 2\r\nX-ENV: 3\r\n";
+        assert!(text.contains(fields), "{text}");
     }
 
     #[test]

@@ -12,11 +12,11 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
 use tokio::io::AsyncWrite;
 
 use super::request::{self, BodyFraming};
 use crate::backend::pool::Connection;
+use crate::backend::request_body::RequestBody;
 
 /// Drops the trailer fields that a client may not send.
 #[derive(Clone, Debug)]
@@ -103,7 +103,7 @@ pub fn take_trailers(trailers: &mut HeaderMap, clean: &CleanTrailers) -> Result<
 /// The sending half of an exchange.
 #[derive(Debug)]
 pub struct Upload {
-    body: Incoming,
+    body: RequestBody,
     framing: BodyFraming,
     state: State,
     /// Written so far of the connection's write buffer.
@@ -119,7 +119,7 @@ pub struct Upload {
 impl Upload {
     /// An upload of the head that stands in the connection's write buffer, and of `body`, at most `limit` bytes.
     pub fn new(
-        body: Incoming,
+        body: RequestBody,
         framing: BodyFraming,
         expectation: Expectation,
         limit: u64,
@@ -177,7 +177,7 @@ impl Upload {
     }
 
     /// Gives the client's body back.
-    pub fn into_body(self) -> Incoming {
+    pub fn into_body(self) -> RequestBody {
         self.body
     }
 

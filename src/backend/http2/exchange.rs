@@ -15,7 +15,6 @@ use h2::{Reason, RecvStream, SendStream};
 use http::header::HOST;
 use http::uri::{Scheme, Uri};
 use http::{Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::download::Download;
@@ -24,6 +23,7 @@ use super::upload::{Source, Upload};
 use crate::backend::group::{Group, Tried};
 use crate::backend::http1::download::AnswerBody;
 use crate::backend::http1::exchange::ExchangeError;
+use crate::backend::request_body::RequestBody;
 use crate::backend::retirement::Retiree;
 use crate::backend::send::{Answer, AnswerHead, Outgoing, SendError, Trace, own_host};
 use crate::backend::server::Server;
@@ -41,7 +41,7 @@ enum Failed {
 /// connection came about, or where it was provably not processed.
 pub async fn send(
     outgoing: &Outgoing<'_>,
-    body: Incoming,
+    body: RequestBody,
     group: &Group,
     trace: &mut Trace,
 ) -> Result<Answer, SendError> {

@@ -13,10 +13,10 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http::HeaderMap;
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::backend::http1::upload::{CleanTrailers, UploadError, take_trailers};
+use crate::backend::request_body::RequestBody;
 use crate::backend::send::Outgoing;
 
 /// Bytes of a body that are kept for another attempt, before an answer needs their room.
@@ -25,7 +25,7 @@ const KEPT: usize = 16 * 1024;
 /// A client's body, and what was read of it.
 #[derive(Debug)]
 pub struct Source {
-    body: Incoming,
+    body: RequestBody,
     kept: Kept,
     keeps: usize,
     received: u64,
@@ -61,7 +61,7 @@ enum Piece {
 
 impl Source {
     /// The body of a request, of which nothing was read.
-    pub fn new(body: Incoming, outgoing: &Outgoing<'_>) -> Self {
+    pub fn new(body: RequestBody, outgoing: &Outgoing<'_>) -> Self {
         Self {
             body,
             kept: Kept::All {

@@ -93,8 +93,10 @@ impl Resolver<'_> {
             Some(Written { value: false, .. }) => Existing::Kept,
             None => defaults::EXISTING,
         };
+        let spelling = row.name.given()?.value.as_str().into();
         Some(InsertHeader {
             name: name?,
+            spelling,
             value: value?,
             existing,
         })
