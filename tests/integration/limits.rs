@@ -332,6 +332,63 @@ async fn a_body_that_trickles_below_min_rate_is_answered_408() {
 }
 
 #[tokio::test]
+async fn a_body_that_trickles_below_min_rate_over_http2_ends_its_stream_and_no_other() {
+    let backend = Backend::named("served").run().await;
+    let running = Proxy::to(&backend).limits("min_rate = 1000").run().await;
+    let mut client = Frames::begin(running.tls(&["h2"]).await).await;
+    client.post(1, "/").await;
+    let began = Instant::now();
+    let trickle = async {
+        loop {
+            client.send(frames::DATA, 0, 1, b"0123456789").await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    tokio::select! {
+        () = logged(&running, "client_below_min_rate") => {}
+        () = trickle => {}
+    }
+    assert_after_the_allowance(began);
+    let line = running
+        .wait_for_access(|line| line["cause"] == "client_below_min_rate")
+        .await;
+    assert_eq!(line["status"], 408, "{line}");
+    let answer = client.wait_for(frames::HEADERS, 1).await;
+    assert!(!answer.is_ok());
+    assert_eq!(client.wait_for_reset(1).await, 0, "NO_ERROR");
+    client.get_whole(3, "/").await;
+}
+
+#[tokio::test]
+async fn without_a_min_rate_no_client_is_too_slow() {
+    // Longer than any min_rate would bear.
+    const LONG: Duration = Duration::from_secs(25);
+    let backend = Backend::named("served").run().await;
+    let running = Proxy::to(&backend).limits("min_rate = 0").run().await;
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
+    let mut http1 = running.raw().await;
+    http1.write(head).await;
+    let mut http2 = Frames::begin(running.tls(&["h2"]).await).await;
+    http2.post(1, "/").await;
+    let endless = endless().await;
+    let unread = Proxy::to(&endless).limits("min_rate = 0").run().await;
+    let mut reader = unread.raw().await;
+    reader.write(GET).await;
+    for _ in 0..5 {
+        tokio::time::sleep(LONG / 5).await;
+        http1.write("x").await;
+        http2.send(frames::DATA, 0, 1, b"x").await;
+    }
+    assert_eq!(http1.read_response().await.status(), 200);
+    http2.send(frames::DATA, 1, 1, b"").await;
+    assert!(http2.wait_for(frames::HEADERS, 1).await.is_ok());
+    assert_eq!(backend.requests().len(), 2);
+    // What waited for the reader, and what was not asked for until now.
+    reader.read_exactly(16 << 20).await;
+    assert_eq!(unread.access_log().len(), 0, "{:#?}", unread.access_log());
+}
+
+#[tokio::test]
 async fn an_http1_client_that_reads_below_min_rate_is_cut_off_and_the_log_says_so() {
     let backend = endless().await;
     let mut running = Proxy::to(&backend).limits("min_rate = 100000").run().await;
