@@ -15,8 +15,8 @@ use crate::config::client_auth::{ClientAuthMode, ClientCertPlan, FingerprintHash
 use crate::config::health::{CheckHost, HttpVersion, StatusClass};
 use crate::config::plan::{
     AccessLogPlan, Algorithm, CompressionSettings, ForwardedFor, GroupProtocol, HeadersPlan, Http2,
-    Limits, ListenAddress, LogFormat, LogPlan, LogTarget, SecretPlan, ServerPlan, Switch, Timeouts,
-    UnknownLength, UnknownName, Workers,
+    Limits, ListenAddress, LogFormat, LogPlan, LogTarget, ResolverPlan, SecretPlan, ServerPlan,
+    Switch, Timeouts, UnknownLength, UnknownName, Workers,
 };
 use crate::config::resolve::CheckProtocol;
 use crate::config::rule::Existing;
@@ -48,6 +48,10 @@ pub const DRAIN_TIMEOUT: Rule<Duration> = seconds(30, 0, 3600);
 pub const SHUTDOWN_DELAY: Rule<Duration> = seconds(0, 0, 3600);
 /// `secret_file`: none; keys are random (config.toml).
 pub const SECRET: SecretPlan = SecretPlan::Own;
+/// `resolver`: the system's (config.toml).
+pub const RESOLVER: ResolverPlan = ResolverPlan::System;
+/// The port of DNS servers that are named without one (RFC 1035 section 4.2).
+pub const DNS_PORT: u16 = 53;
 /// `max_connections`: from the limit on descriptors (config.toml); bounds ours.
 pub const MAX_CONNECTIONS: Rule<u64> = Rule {
     default: 0,
@@ -402,6 +406,7 @@ pub fn server() -> ServerPlan {
         drain_timeout: DRAIN_TIMEOUT.default,
         shutdown_delay: SHUTDOWN_DELAY.default,
         secret: SECRET,
+        resolver: RESOLVER,
         max_connections: NonZeroU64::new(MAX_CONNECTIONS.default),
         max_connections_per_ip: NonZeroU64::new(MAX_CONNECTIONS_PER_IP.default),
         access_log: AccessLogPlan {

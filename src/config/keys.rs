@@ -23,8 +23,6 @@ pub(super) enum Off {
     False,
     /// `0`
     Zero,
-    /// An empty array.
-    Empty,
     /// Just this string.
     Text(&'static str),
     /// A table with `enabled = false`; the table's keys are listed.
@@ -55,13 +53,13 @@ pub(super) const SERVER: Keys = Keys {
         "max_connections",
         "max_connections_per_ip",
         "secret_file",
+        "resolver",
         "access_log",
         "log",
     ],
     not_yet: &[
         ("user", Off::Never),
         ("sandbox", Off::Text("off")),
-        ("resolver", Off::Empty),
         ("watch", Off::False),
         ("admin", Off::Never),
     ],
@@ -440,7 +438,6 @@ impl Off {
             Self::Never => "leave it out".to_owned(),
             Self::False => format!("leave it out, or say `{key} = false`"),
             Self::Zero => format!("leave it out, or say `{key} = 0`"),
-            Self::Empty => format!("leave it out, or say `{key} = []`"),
             Self::Text(text) => format!("leave it out, or say `{key} = \"{text}\"`"),
             Self::Disabled(_) => "leave it out, or say `enabled = false` in it".to_owned(),
         }

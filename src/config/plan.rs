@@ -19,7 +19,7 @@ use crate::config::rule::RulesPlan;
 use crate::config::tls_policy::TlsPolicy;
 
 pub use crate::config::process::{
-    AccessLogPlan, LogFormat, LogPlan, LogTarget, SecretPlan, ServerPlan, Workers,
+    AccessLogPlan, LogFormat, LogPlan, LogTarget, ResolverPlan, SecretPlan, ServerPlan, Workers,
 };
 
 /// Everything a configuration file asks for.

@@ -1,5 +1,6 @@
 //! What was meant of the process as a whole: `[server]`, a part of the plan.
 
+use std::net::SocketAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,6 +20,8 @@ pub struct ServerPlan {
     pub shutdown_delay: Duration,
     /// `secret_file`
     pub secret: SecretPlan,
+    /// `resolver`
+    pub resolver: ResolverPlan,
     /// `max_connections`: of all clients; `None`: as many as the process may have descriptors for.
     pub max_connections: Option<NonZeroU64>,
     /// `max_connections_per_ip`: of the TCP peers of one IPv4 address or one IPv6 /64; `None`: no limit.
@@ -27,6 +30,15 @@ pub struct ServerPlan {
     pub access_log: AccessLogPlan,
     /// `[server.log]`
     pub log: LogPlan,
+}
+
+/// `resolver`: who is asked for the addresses of servers' names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ResolverPlan {
+    /// Whom the system asks: /etc/hosts, then the DNS servers of /etc/resolv.conf.
+    System,
+    /// These DNS servers, and nobody else; never empty.
+    Servers(Vec<SocketAddr>),
 }
 
 /// `secret_file`: what keys derive from.

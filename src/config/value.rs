@@ -15,7 +15,9 @@ use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use crate::addr::BackendAddr;
-use crate::config::defaults::{self, CHECK_TEXT_LENGTH, LARGEST_GRPC_CODE, Rule, TAG_LENGTH};
+use crate::config::defaults::{
+    self, CHECK_TEXT_LENGTH, DNS_PORT, LARGEST_GRPC_CODE, Rule, TAG_LENGTH,
+};
 use crate::config::document::Quantity;
 use crate::config::health::CheckHost;
 use crate::config::plan::ListenAddress;
@@ -77,6 +79,8 @@ pub(super) enum ValueError {
     TagBegins(&'static str),
     /// A tag with the scheme of a URL.
     TagHolds(&'static str),
+    /// A DNS server that is not an address, or has no possible port.
+    DnsServer(String),
     /// A health check's path that does not begin with `/`, or has a character that none has.
     CheckPath(String),
     /// A text that is not a gRPC status or a range of them.
@@ -146,6 +150,9 @@ impl ValueError {
             Self::HeaderName(_) => "expected a name such as `X-Forwarded-For`".to_owned(),
             Self::TagBegins(_) => "`acs:` and `aliyun` begin tags of the cloud's own".to_owned(),
             Self::TagHolds(_) => "a tag is no URL".to_owned(),
+            Self::DnsServer(_) => {
+                "expected an IP address, perhaps with a port, such as `10.0.0.2:53`".to_owned()
+            }
             Self::CheckPath(_) => {
                 "expected `/` and letters, digits or punctuation, such as `/healthz?full=1`"
                     .to_owned()
@@ -195,6 +202,9 @@ impl fmt::Display for ValueError {
             }
             Self::TagBegins(begin) => write!(f, "it begins with `{begin}`"),
             Self::TagHolds(scheme) => write!(f, "it contains `{scheme}`"),
+            Self::DnsServer(text) => {
+                write!(f, "`{}` is not a DNS server's address", text.escape_debug())
+            }
             Self::CheckPath(text) => {
                 write!(f, "`{}` cannot be asked for", text.escape_debug())
             }
@@ -447,6 +457,18 @@ pub(super) fn listen_address(value: &str) -> Result<ListenAddress, ValueError> {
         .parse()
         .map(ListenAddress::Ip)
         .map_err(|_| ValueError::IpAddress(value.to_owned()))
+}
+
+/// A DNS server's address, by itself or with a port.
+pub(super) fn dns_server(value: &str) -> Result<SocketAddr, ValueError> {
+    let alone = value.parse::<IpAddr>();
+    let server = alone
+        .map(|ip| SocketAddr::new(ip, DNS_PORT))
+        .or_else(|_| value.parse::<SocketAddr>());
+    match server {
+        Ok(server) if server.port() != 0 && !server.ip().is_unspecified() => Ok(server),
+        Ok(_) | Err(_) => Err(ValueError::DnsServer(value.to_owned())),
+    }
 }
 
 /// The path of a health check, with its query (alb.md 7.4).

@@ -189,7 +189,7 @@ impl Daemon {
             .and_then(AccessLog::start)
             .map_err(StartError::AccessLog)?;
         tell(&report);
-        names.learn(generation.hosts()).await;
+        names.learn(generation.hosts(), &server.resolver).await;
         let generation = with_addresses(generation, &names);
         let workers = Workers::start(count, || access_log.handle())
             .map_err(|error| StartError::System("cannot start a worker thread", error))?;
@@ -228,7 +228,8 @@ impl Daemon {
             match event {
                 Event::Reload => {
                     self.reload().await;
-                    self.names.keep_only(&self.generation.hosts());
+                    let resolver = &self.generation.plan.server.resolver;
+                    self.names.keep_only(&self.generation.hosts(), resolver);
                 }
                 Event::NamesChanged => self.regroup().await,
                 Event::Stop => return self.shut_down(signals).await,
@@ -294,7 +295,8 @@ impl Daemon {
             return (None, report);
         };
         // Before any socket is bound: from then on clients may come.
-        self.names.learn(generation.hosts()).await;
+        let resolver = &generation.plan.server.resolver;
+        self.names.learn(generation.hosts(), resolver).await;
         let generation = with_addresses(generation, &self.names);
         let change = sockets::prepare(
             &generation.plan,

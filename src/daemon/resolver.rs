@@ -4,18 +4,32 @@
 //! can reach. It never keeps lockgate from starting, and is asked for again after a pause that doubles.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::lookup_host;
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::system_conf::read_system_conf;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::backend::group::Addresses;
+use crate::config::defaults::{DNS_PORT, RESOLVER};
+use crate::config::plan::ResolverPlan;
 
-/// How long one look-up may take; and for how long a start or a reload waits for its new names.
-const LIMIT: Duration = Duration::from_secs(5);
+/// For how long a start or a reload waits for its new names.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// How long one look-up may take: by all servers, under all names that a short one may stand for.
+const LONGEST_LOOKUP: Duration = Duration::from_secs(10);
+/// How long a DNS server may take to answer, and how often it is asked again then.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
+const QUERY_REPEATS: usize = 2;
+/// Bounds of the time that addresses hold, whatever their TTL says.
+const SHORTEST_TTL: Duration = Duration::from_secs(1);
+const LONGEST_TTL: Duration = Duration::from_secs(300);
 /// How soon a name that did not resolve is asked for again at first; doubled with every further failure.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest time between two tries.
@@ -24,11 +38,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const MOST_ADDRESSES: usize = 256;
 
 /// The names of a generation's servers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Names {
     known: HashMap<String, Name>,
     addresses: Addresses,
     lookups: JoinSet<(String, Answer)>,
+    plan: Arc<ResolverPlan>,
 }
 
 /// How a name stands.
@@ -48,7 +63,25 @@ enum Next {
 }
 
 /// What a look-up came to.
-type Answer = Result<Found, io::Error>;
+type Answer = Result<Found, LookupError>;
+
+/// Why a name does not resolve.
+#[derive(Debug)]
+enum LookupError {
+    /// No such name, no address, or no DNS server that answers.
+    Refused(NetError),
+    /// All of it took too long.
+    Timeout,
+}
+
+impl std::fmt::Display for LookupError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused(error) => error.fmt(f),
+            Self::Timeout => f.write_str("not resolved in time"),
+        }
+    }
+}
 
 /// Addresses, and how long they hold.
 #[derive(Debug)]
@@ -64,6 +97,17 @@ enum News {
     None,
 }
 
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            known: HashMap::new(),
+            addresses: Addresses::new(),
+            lookups: JoinSet::new(),
+            plan: Arc::new(RESOLVER),
+        }
+    }
+}
+
 impl Names {
     /// What the names stand for now.
     pub fn addresses(&self) -> &Addresses {
@@ -71,7 +115,8 @@ impl Names {
     }
 
     /// Asks for `hosts`, and waits until those that are new have been answered for once, but not for long.
-    pub async fn learn(&mut self, hosts: HashSet<String>) {
+    pub async fn learn(&mut self, hosts: HashSet<String>, plan: &ResolverPlan) {
+        self.plan = Arc::new(plan.clone());
         let mut new = HashSet::new();
         let now = Instant::now();
         for host in hosts {
@@ -94,11 +139,12 @@ impl Names {
                 new.remove(&host);
             }
         };
-        let _ = timeout(LIMIT, answered).await;
+        let _ = timeout(LONGEST_WAIT, answered).await;
     }
 
-    /// Forgets all others.
-    pub fn keep_only(&mut self, hosts: &HashSet<String>) {
+    /// Forgets all others, and asks by `plan` from now on.
+    pub fn keep_only(&mut self, hosts: &HashSet<String>, plan: &ResolverPlan) {
+        self.plan = Arc::new(plan.clone());
         self.known.retain(|host, _| hosts.contains(host));
         self.addresses.retain(|host, _| hosts.contains(host));
     }
@@ -117,9 +163,9 @@ impl Names {
                 let Next::At(due) = name.next else { continue };
                 if due <= now {
                     name.next = Next::Now;
-                    let host = host.clone();
+                    let (host, plan) = (host.clone(), Arc::clone(&self.plan));
                     self.lookups.spawn(async move {
-                        let answer = look_up(&host).await;
+                        let answer = look_up(&plan, &host).await;
                         (host, answer)
                     });
                 } else {
@@ -182,12 +228,146 @@ impl Names {
     }
 }
 
-async fn look_up(host: &str) -> Answer {
-    let found = timeout(LIMIT, lookup_host((host, 0)))
+/// Asks the DNS servers of `plan`, or the system's, which are looked up anew each time: they may change while
+/// lockgate runs.
+async fn look_up(plan: &ResolverPlan, host: &str) -> Answer {
+    let resolver = match plan {
+        ResolverPlan::Servers(servers) => {
+            let servers = servers.iter().copied().map(name_server).collect();
+            build(
+                ResolverConfig::from_name_servers(servers),
+                ResolveHosts::Never,
+            )
+        }
+        ResolverPlan::System => {
+            let config = read_system_conf().map_or_else(|_| local_server(), |(config, _)| config);
+            build(config, ResolveHosts::Always)
+        }
+    };
+    let found = async { resolver?.lookup_ip(host).await };
+    let found = timeout(LONGEST_LOOKUP, found)
         .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        .map_err(|_| LookupError::Timeout)?
+        .map_err(LookupError::Refused)?;
+    let valid_until = Instant::from_std(found.valid_until());
+    let ttl = valid_until.saturating_duration_since(Instant::now());
     Ok(Found {
-        addresses: found.map(|address| address.ip()).collect(),
-        ttl: Duration::from_secs(10),
+        addresses: found.iter().collect(),
+        ttl: ttl.clamp(SHORTEST_TTL, LONGEST_TTL),
     })
+}
+
+fn build(config: ResolverConfig, hosts: ResolveHosts) -> Result<TokioResolver, NetError> {
+    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+    let options = builder.options_mut();
+    options.timeout = QUERY_TIMEOUT;
+    options.attempts = QUERY_REPEATS;
+    options.use_hosts_file = hosts;
+    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    builder.build()
+}
+
+fn name_server(address: SocketAddr) -> NameServerConfig {
+    let mut server = NameServerConfig::udp_and_tcp(address.ip());
+    for connection in &mut server.connections {
+        connection.port = address.port();
+    }
+    server
+}
+
+/// Where there is no /etc/resolv.conf, as for the C library.
+fn local_server() -> ResolverConfig {
+    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, DNS_PORT));
+    ResolverConfig::from_name_servers(vec![name_server(local)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: &str = "app.internal";
+
+    fn found(addresses: &[&str], ttl: u64) -> Answer {
+        Ok(Found {
+            addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
+            ttl: Duration::from_secs(ttl),
+        })
+    }
+
+    fn names() -> Names {
+        let mut names = Names::default();
+        let name = Name {
+            next: Next::Now,
+            failures: 0,
+        };
+        names.known.insert(HOST.to_owned(), name);
+        names
+    }
+
+    /// In how many seconds it is asked for again.
+    fn due(names: &Names) -> u64 {
+        match names.known[HOST].next {
+            Next::At(due) => (due - Instant::now()).as_secs(),
+            Next::Now => panic!("it is being asked for"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn addresses_hold_for_their_ttl_and_are_news_only_if_they_are_others() {
+        let mut names = names();
+        let both = ["10.0.0.2", "10.0.0.1"];
+        assert_eq!(names.take(HOST, found(&both, 7)), News::Some);
+        assert_eq!(due(&names), 7);
+        // The order of answers means nothing, nor does who is named twice.
+        let again = ["10.0.0.1", "10.0.0.2", "10.0.0.1"];
+        assert_eq!(names.take(HOST, found(&again, 3)), News::None);
+        assert_eq!(due(&names), 3);
+        assert_eq!(names.take(HOST, found(&["10.0.0.1"], 3)), News::Some);
+        assert_eq!(names.addresses()[HOST].len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_keep_the_addresses_and_double_the_pause_up_to_thirty_seconds() {
+        let mut names = names();
+        let failed = |names: &mut Names| {
+            assert_eq!(names.take(HOST, Err(LookupError::Timeout)), News::None);
+            due(names)
+        };
+        let pauses: Vec<u64> = (0..7).map(|_| failed(&mut names)).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
+        assert!(names.addresses().get(HOST).is_none());
+        names.take(HOST, found(&["10.0.0.1"], 9));
+        assert_eq!(failed(&mut names), 1);
+        assert_eq!(names.addresses()[HOST].len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_has_so_many_addresses_and_no_more() {
+        let mut names = names();
+        let many = (0..=u16::MAX).map(|n| IpAddr::from(Ipv4Addr::from(u32::from(n))));
+        let answer = Found {
+            addresses: many.collect(),
+            ttl: LONGEST_TTL,
+        };
+        names.take(HOST, Ok(answer));
+        assert_eq!(names.addresses()[HOST].len(), MOST_ADDRESSES);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_no_longer_named_is_forgotten() {
+        let mut names = names();
+        names.take(HOST, found(&["10.0.0.1"], 9));
+        names.keep_only(&HashSet::new(), &ResolverPlan::System);
+        assert!(names.addresses().is_empty());
+        // An answer may come late.
+        assert_eq!(names.take(HOST, found(&["10.0.0.1"], 9)), News::None);
+        assert!(names.addresses().is_empty());
+    }
+
+    #[tokio::test]
+    async fn localhost_needs_no_dns_server() {
+        let found = look_up(&ResolverPlan::System, "localhost").await.unwrap();
+        assert!(found.addresses.iter().all(IpAddr::is_loopback));
+        assert!(!found.addresses.is_empty());
+    }
 }

@@ -25,6 +25,7 @@ mod client_auth;
 mod client_cert;
 mod client_ip;
 mod compression;
+mod dns;
 mod floods;
 mod framing;
 mod grpc;

@@ -109,6 +109,8 @@ pub(super) struct ServerDocument {
     pub(super) shutdown_delay: Field<Quantity>,
     /// `secret_file`
     pub(super) secret_file: Field<String>,
+    /// `resolver`
+    pub(super) resolver: Field<Vec<Written<String>>>,
     /// `max_connections`
     pub(super) max_connections: Field<i64>,
     /// `max_connections_per_ip`
@@ -383,6 +385,7 @@ fn read_server(table: &mut Reader<'_, '_>) -> ServerDocument {
         drain_timeout: table.leaf("drain_timeout"),
         shutdown_delay: table.leaf("shutdown_delay"),
         secret_file: table.leaf("secret_file"),
+        resolver: table.list("resolver"),
         max_connections: table.leaf("max_connections"),
         max_connections_per_ip: table.leaf("max_connections_per_ip"),
         access_log_path,

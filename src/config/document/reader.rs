@@ -314,7 +314,6 @@ fn asks_for_nothing(off: &Off, value: &DeValue<'_>) -> bool {
         Off::Zero => value
             .as_integer()
             .is_some_and(|number| number.as_str() == "0"),
-        Off::Empty => value.as_array().is_some_and(|array| array.is_empty()),
         Off::Text(text) => value.as_str() == Some(text),
         Off::Disabled(_) => value
             .get("enabled")

@@ -4,9 +4,9 @@ use std::num::{NonZeroU64, NonZeroUsize};
 
 use super::Resolver;
 use crate::config::defaults;
-use crate::config::document::{Field, Quantity, ServerDocument};
+use crate::config::document::{Field, Quantity, ServerDocument, Written};
 use crate::config::plan::{
-    AccessLogPlan, LogFormat, LogPlan, LogTarget, SecretPlan, ServerPlan, Workers,
+    AccessLogPlan, LogFormat, LogPlan, LogTarget, ResolverPlan, SecretPlan, ServerPlan, Workers,
 };
 use crate::config::value;
 
@@ -32,6 +32,7 @@ impl Resolver<'_> {
                 defaults::SHUTDOWN_DELAY,
             ),
             secret: self.secret(&written.secret_file),
+            resolver: self.resolver(&written.resolver),
             max_connections: NonZeroU64::new(self.number(
                 "max_connections",
                 &written.max_connections,
@@ -86,6 +87,15 @@ impl Resolver<'_> {
                     .help("`\"auto\"` is one for each CPU");
                 defaults::WORKERS
             }
+        }
+    }
+
+    fn resolver(&mut self, field: &Field<Vec<Written<String>>>) -> ResolverPlan {
+        let servers = self.strings("resolver", field, |text| value::dns_server(&text));
+        if servers.is_empty() {
+            defaults::RESOLVER
+        } else {
+            ResolverPlan::Servers(servers)
         }
     }
 
