@@ -43,6 +43,8 @@ mod loops;
 mod mirror;
 mod reload;
 mod response_rules;
+mod rules;
+mod rules_generated;
 mod shutdown;
 mod support;
 mod tickets;
