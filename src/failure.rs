@@ -20,6 +20,10 @@ pub enum Failure {
     ConnectTimeout,
     /// The server's name has no address.
     NameUnresolved,
+    /// The TLS handshake with the server failed.
+    BackendHandshake,
+    /// The server's certificate does not verify.
+    BackendCertificate,
     /// The server closed the connection before it answered.
     BackendClosed,
     /// The server's answer breaks the rules of HTTP/1.
@@ -82,13 +86,15 @@ pub enum Failure {
 
 impl Failure {
     /// Every failure, for tests and documentation.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 37] = [
         Self::NoServer,
         Self::TrafficLimited,
         Self::Exhausted,
         Self::ConnectRefused,
         Self::ConnectTimeout,
         Self::NameUnresolved,
+        Self::BackendHandshake,
+        Self::BackendCertificate,
         Self::BackendClosed,
         Self::BackendMalformed,
         Self::BackendReset,
@@ -130,6 +136,8 @@ impl Failure {
             | Self::ConnectionMemory => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectRefused
             | Self::NameUnresolved
+            | Self::BackendHandshake
+            | Self::BackendCertificate
             | Self::BackendClosed
             | Self::BackendMalformed
             | Self::BackendReset
@@ -167,6 +175,8 @@ impl Failure {
             Self::ConnectRefused => "connect_refused",
             Self::ConnectTimeout => "connect_timeout",
             Self::NameUnresolved => "name_unresolved",
+            Self::BackendHandshake => "backend_handshake",
+            Self::BackendCertificate => "backend_certificate",
             Self::BackendClosed => "backend_closed",
             Self::BackendMalformed => "backend_malformed",
             Self::BackendReset => "backend_reset",
@@ -207,6 +217,8 @@ impl Failure {
             Self::ConnectRefused => "connection_refused",
             Self::ConnectTimeout => "connection_timeout",
             Self::NameUnresolved => "dns_error",
+            Self::BackendHandshake => "tls_protocol_error",
+            Self::BackendCertificate => "tls_certificate_error",
             Self::BackendClosed => "http_response_incomplete",
             Self::BackendMalformed => "http_protocol_error",
             Self::BackendReset => "connection_terminated",
@@ -249,6 +261,8 @@ impl Failure {
             | Self::ConnectRefused
             | Self::ConnectTimeout
             | Self::NameUnresolved
+            | Self::BackendHandshake
+            | Self::BackendCertificate
             | Self::BackendClosed
             | Self::BackendMalformed
             | Self::BackendReset
@@ -330,6 +344,8 @@ mod tests {
             (Failure::BackendMalformed, 502),
             (Failure::ConnectTimeout, 504),
             (Failure::BackendClosed, 502),
+            (Failure::BackendHandshake, 502),
+            (Failure::BackendCertificate, 502),
             (Failure::ResponseTimeout, 504),
             (Failure::ClientGone, 499),
             (Failure::ClientTooSlow, 408),

@@ -337,7 +337,7 @@ fn suits(parts: &Parts, protocol: GroupProtocol) -> Result<(), Failure> {
     match protocol {
         GroupProtocol::Grpc if parts.version != Version::HTTP_2 => Err(Failure::VersionUnsupported),
         GroupProtocol::Grpc if parts.method == Method::CONNECT => Err(Failure::ProtocolUnknown),
-        GroupProtocol::Http | GroupProtocol::Grpc => Ok(()),
+        GroupProtocol::Http | GroupProtocol::Https | GroupProtocol::Grpc => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::balance::wrr::SmoothWrr;
@@ -15,6 +16,7 @@ use super::http2::link::Links;
 use super::pool::Pool;
 use super::retirement::Retirement;
 use super::server::{Active, Server};
+use super::tls::{Asked, BackendTls};
 use crate::addr::BackendAddr;
 use crate::config::plan::{GroupPlan, GroupProtocol, Keepalive};
 use crate::task::Spawn;
@@ -29,6 +31,8 @@ pub struct SharedGroup {
     pub name: Arc<str>,
     /// What its servers speak.
     pub protocol: GroupProtocol,
+    /// How their connections are secured, if they are.
+    pub tls: Option<Arc<BackendTls>>,
     /// Its servers, in the order of the configuration.
     pub servers: Vec<Arc<Server>>,
     /// Their weights.
@@ -47,7 +51,12 @@ impl SharedGroup {
     /// A group as planned, with a server for each address of a name, each of the weight that was written:
     /// what has several addresses are several servers, as for nginx and its `resolve`. Servers that `previous`,
     /// the same group before, has too go on as they are.
-    pub fn new(plan: &GroupPlan, addresses: &Addresses, previous: Option<&Self>) -> Self {
+    pub fn new(
+        plan: &GroupPlan,
+        tls: Option<Arc<BackendTls>>,
+        addresses: &Addresses,
+        previous: Option<&Self>,
+    ) -> Self {
         let name: Arc<str> = plan.name.as_str().into();
         let mut servers = Vec::with_capacity(plan.servers.len());
         let mut weights = Vec::with_capacity(plan.servers.len());
@@ -63,6 +72,7 @@ impl SharedGroup {
         Self {
             name,
             protocol: plan.protocol,
+            tls,
             balance: Balance::new(&plan.scheduler, &servers, &weights),
             servers,
             weights,
@@ -106,6 +116,8 @@ fn endpoints(address: &BackendAddr, addresses: &Addresses) -> Vec<BackendAddr> {
 pub struct Member {
     /// What all workers know of it.
     pub server: Arc<Server>,
+    /// How connections to it are secured, if they are.
+    pub tls: Option<Rc<BackendTls>>,
     /// This worker's idle HTTP/1.1 connections to it.
     pub pool: Rc<Pool>,
     /// This worker's HTTP/2 connections to it.
@@ -139,6 +151,14 @@ impl Tried {
     }
 }
 
+impl Member {
+    /// By what name the server is asked for, if its connections are secured, for a request with this Host.
+    pub fn asked<'a>(&'a self, host: Option<&'a HeaderValue>) -> Option<Asked<'a>> {
+        let tls = self.tls.as_ref()?;
+        Some(tls.asked(&self.server, host))
+    }
+}
+
 impl Group {
     /// A worker's view of a group; connections to servers that `previous` has too are carried over.
     /// `spawn` runs the tasks that HTTP/2 connections have.
@@ -153,9 +173,10 @@ impl Group {
             .servers
             .iter()
             .map(|server| {
-                let known = previous.and_then(|group| group.member(server, shared.keepalive));
+                let known = previous.and_then(|group| group.member(server, &shared));
                 known.unwrap_or_else(|| Member {
                     server: Arc::clone(server),
+                    tls: shared.tls.as_ref().map(|tls| Rc::new(tls.for_server())),
                     pool: Rc::new(Pool::new(shared.keepalive, Rc::clone(&retirement))),
                     links: Rc::new(Links::new(shared.keepalive, Rc::clone(&retirement), spawn)),
                 })
@@ -175,13 +196,23 @@ impl Group {
         }
     }
 
-    fn member(&self, server: &Arc<Server>, keepalive: Keepalive) -> Option<Member> {
+    /// What it has of a server, for the same group as it is from now on, unless connections are other ones then.
+    fn member(&self, server: &Arc<Server>, next: &SharedGroup) -> Option<Member> {
+        let is_same_tls = match (&self.shared.tls, &next.tls) {
+            (Some(tls), Some(next)) => Arc::ptr_eq(tls, next),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if !is_same_tls {
+            return None;
+        }
         let mut members = self.members.iter();
         let same = members.find(|member| {
-            Arc::ptr_eq(&member.server, server) && member.pool.keepalive() == keepalive
+            Arc::ptr_eq(&member.server, server) && member.pool.keepalive() == next.keepalive
         })?;
         Some(Member {
             server: Arc::clone(&same.server),
+            tls: same.tls.clone(),
             pool: Rc::clone(&same.pool),
             links: Rc::clone(&same.links),
         })

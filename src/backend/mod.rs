@@ -13,3 +13,4 @@ pub mod request_body;
 pub mod retirement;
 pub mod send;
 pub mod server;
+pub mod tls;

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use rustls_pki_types::ServerName;
 use tokio::time::Instant;
 
 use super::connect::BackendStream;
@@ -102,23 +103,31 @@ impl Pool {
         self.keepalive
     }
 
-    /// The connection used last that is still alive.
-    pub fn take(&self) -> Option<Box<Connection>> {
+    /// The connection used last that is still alive; of those that are secured, one that was asked for by `name`.
+    pub fn take(&self, name: Option<&ServerName<'_>>) -> Option<Box<Connection>> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(mut connection) = idle.pop() {
+        loop {
+            let at = match name {
+                None => idle.len().checked_sub(1)?,
+                Some(name) => idle.iter().rposition(|c| c.stream.was_asked_for(name))?,
+            };
+            let mut connection = idle.remove(at);
             if connection.stream.is_quiet() {
                 connection.history = History::Reused;
                 return Some(connection);
             }
         }
-        None
     }
 
     /// Keeps a connection whose exchange has ended cleanly; closes it where none are kept.
     pub fn put(&self, mut connection: Box<Connection>) {
         let mut idle = self.idle.borrow_mut();
         match self.keepalive {
-            Keepalive::Idle(_) if idle.len() < MOST_IDLE && !self.closed.get() => {
+            Keepalive::Idle(_) if !self.closed.get() => {
+                // The one that has waited longest is the least likely to be needed.
+                if idle.len() >= MOST_IDLE {
+                    idle.remove(0);
+                }
                 connection.idle_since = Instant::now();
                 connection.write.clear();
                 // What a large exchange needed is not held while nothing happens.

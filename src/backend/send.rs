@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
 
 use super::balance::Preference;
-use super::connect::{ConnectError, connect};
+use super::connect::{ConnectError, connect, connect_tls};
 use super::group::{Group, Member, Tried};
 use super::http1::download::{self, AnswerBody};
 use super::http1::exchange::{Answered, Exchange, ExchangeError, Idempotence};
@@ -146,6 +146,8 @@ impl From<&SendError> for Failure {
             SendError::Connect(ConnectError::Refused(_)) => Self::ConnectRefused,
             SendError::Connect(ConnectError::Exhausted(_)) => Self::Exhausted,
             SendError::Connect(ConnectError::Timeout) => Self::ConnectTimeout,
+            SendError::Connect(ConnectError::Handshake(_, _)) => Self::BackendHandshake,
+            SendError::Connect(ConnectError::Certificate(_)) => Self::BackendCertificate,
             SendError::Connect(ConnectError::Unresolved) => Self::NameUnresolved,
             SendError::Unasked | SendError::OtherProtocol => Self::BackendUpgrade,
             SendError::Exchange(error) => Self::from(error),
@@ -218,7 +220,9 @@ pub async fn send(
     trace: &mut Trace,
 ) -> Result<Answer, SendError> {
     match group.shared.protocol {
-        GroupProtocol::Http => send_http1(outgoing, body, group, trace).await,
+        GroupProtocol::Http | GroupProtocol::Https => {
+            send_http1(outgoing, body, group, trace).await
+        }
         // Boxed: its state is none of what most requests hold.
         GroupProtocol::Grpc => Box::pin(http2::exchange::send(outgoing, body, group, trace)).await,
     }
@@ -238,7 +242,7 @@ async fn send_http1(
             break;
         };
         trace.ask(member, group);
-        let connection = match obtain(member, group).await {
+        let connection = match obtain(member, group, outgoing.host).await {
             Ok(connection) => connection,
             Err(error) => {
                 failed = SendError::Connect(error);
@@ -250,7 +254,7 @@ async fn send_http1(
             Err(Failed::Final(error)) => return Err(error),
             Err(Failed::Repeat(unsent)) => body = unsent,
         }
-        let connection = match dial(member, group).await {
+        let connection = match dial(member, group, outgoing.host).await {
             Ok(connection) => connection,
             Err(error) => {
                 failed = SendError::Connect(error);
@@ -264,21 +268,44 @@ async fn send_http1(
     Err(failed)
 }
 
-async fn obtain(member: &Member, group: &Group) -> Result<Box<Connection>, ConnectError> {
-    match member.pool.take() {
+/// A connection for a request with this Host: one that is idle, or a new one.
+async fn obtain(
+    member: &Member,
+    group: &Group,
+    host: Option<&HeaderValue>,
+) -> Result<Box<Connection>, ConnectError> {
+    let asked = member.asked(host);
+    match member
+        .pool
+        .take(asked.as_ref().map(|asked| asked.name.as_ref()))
+    {
         Some(connection) => Ok(connection),
-        None => dial(member, group).await,
+        None => dial(member, group, host).await,
     }
 }
 
-async fn dial(member: &Member, group: &Group) -> Result<Box<Connection>, ConnectError> {
-    match connect(&member.server, group.shared.connect_timeout).await {
+async fn dial(
+    member: &Member,
+    group: &Group,
+    host: Option<&HeaderValue>,
+) -> Result<Box<Connection>, ConnectError> {
+    let limit = group.shared.connect_timeout;
+    let connected = match &member.tls {
+        None => connect(&member.server, limit).await,
+        Some(tls) => {
+            // Boxed: its state is none of what most requests hold.
+            let asked = tls.asked(&member.server, host);
+            Box::pin(connect_tls(&member.server, limit, tls, &asked)).await
+        }
+    };
+    match connected {
         Ok(stream) => {
             member.server.accepted();
             Ok(Connection::new(stream))
         }
         Err(error) => {
             if error.is_the_servers() {
+                error.warn_once(&member.server);
                 member.server.refused(Instant::now());
             }
             Err(error)

@@ -259,6 +259,8 @@ pub const GROUP_PROTOCOL: GroupProtocol = GroupProtocol::Http;
 pub const SCHEDULER: Scheduler = Scheduler::RoundRobin;
 /// The longest `hash_query_parameter`, in characters; ours.
 pub const QUERY_PARAMETER_LENGTH: usize = 128;
+/// `verify` of connections to HTTPS servers: no, as for nginx (alb.md 7.7).
+pub const VERIFY: Switch = Switch::Off;
 /// `keepalive` of connections to backends: on (alb.md 7.7).
 pub const KEEPALIVE: Switch = Switch::On;
 /// `keepalive_idle`: 60 s (config.toml); bounds ours.

@@ -353,11 +353,11 @@ pub(super) const SERVER_GROUP: Keys = Keys {
         "keepalive_idle",
         "connect_timeout",
         "retries",
+        "tls",
         "health_check",
     ],
     not_yet: &[
         ("max_connections_per_server", Off::Zero),
-        ("tls", Off::Never),
         (
             "sticky_session",
             Off::Disabled(&["enabled", "type", "cookie", "timeout"]),
@@ -365,6 +365,13 @@ pub(super) const SERVER_GROUP: Keys = Keys {
         ("slow_start", Off::Disabled(&["enabled", "duration"])),
         ("connection_drain", Off::Disabled(&["enabled", "timeout"])),
     ],
+};
+
+/// `[server_group.tls]`
+pub(super) const BACKEND_TLS: Keys = Keys {
+    title: "[server_group.tls]",
+    works: &["verify", "ca", "server_name"],
+    not_yet: &[],
 };
 
 /// `[server_group.health_check]`
@@ -417,6 +424,7 @@ pub(super) const TABLES: &[&Keys] = &[
     &FORWARD,
     &FORWARD_GROUP,
     &SERVER_GROUP,
+    &BACKEND_TLS,
     &HEALTH_CHECK,
     &SERVER_ENTRY,
 ];

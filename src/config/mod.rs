@@ -3,6 +3,7 @@
 //!
 //! A file is read once and all its mistakes are reported together; a plan comes out only if there are none.
 
+pub mod backend_tls;
 pub mod balance;
 pub mod client;
 pub mod client_auth;

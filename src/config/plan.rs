@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::addr::BackendAddr;
+use crate::config::backend_tls::BackendTlsPlan;
 use crate::config::balance::Scheduler;
 use crate::config::client::{AccessPlan, ClientIpPlan, ProxyProtocol};
 use crate::config::client_auth::{ClientAuthPlan, ClientCertPlan};
@@ -341,6 +342,8 @@ pub struct GroupPlan {
     pub name: String,
     /// `protocol`
     pub protocol: GroupProtocol,
+    /// `[server_group.tls]`: how connections are secured; `None` unless the protocol is `https`.
+    pub tls: Option<BackendTlsPlan>,
     /// `servers`
     pub servers: Vec<ServerEntry>,
     /// `scheduler`
@@ -362,6 +365,8 @@ pub struct GroupPlan {
 pub enum GroupProtocol {
     /// HTTP/1.1.
     Http,
+    /// HTTP/1.1 over TLS.
+    Https,
     /// HTTP/2 in the clear, by prior knowledge, for requests that come over HTTP/2.
     Grpc,
 }

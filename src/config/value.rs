@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
+use rustls_pki_types::ServerName;
 use tracing_subscriber::EnvFilter;
 
 use crate::addr::BackendAddr;
@@ -448,6 +449,15 @@ pub(super) fn subject_name(value: &str) -> Result<String, ValueError> {
     }
 }
 
+/// The name of a TLS server: a host name or an IP address.
+pub(super) fn tls_name(value: &str) -> Result<ServerName<'static>, ValueError> {
+    let name = match value.parse::<IpAddr>() {
+        Ok(address) => return Ok(address.into()),
+        Err(_) => host_name(value)?,
+    };
+    ServerName::try_from(name).map_err(|_| ValueError::HostName(value.to_owned()))
+}
+
 /// The address of a listener: an IP address.
 pub(super) fn listen_address(value: &str) -> Result<ListenAddress, ValueError> {
     if value.parse::<SocketAddr>().is_ok() {
@@ -670,6 +680,23 @@ mod tests {
         }
         for text in ["", "*", "a.*.test", "a b", "é.test"] {
             assert!(subject_name(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_of_tls_servers() {
+        for (text, expected) in [
+            ("Backend.Internal", Some("backend.internal")),
+            ("10.0.0.1", Some("10.0.0.1")),
+            ("::1", Some("::1")),
+            ("my_service", Some("my_service")),
+            ("", None),
+            ("backend:443", None),
+            ("*.internal", None),
+        ] {
+            let name = tls_name(text).ok();
+            let shown = name.as_ref().map(ServerName::to_str);
+            assert_eq!(shown.as_deref(), expected, "{text}");
         }
     }
 

@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::time::SystemTime;
 
+use rustls_pki_types::CertificateDer;
+
 use crate::config::client_auth::{ClientAuthPlan, FilePlan};
 use crate::config::plan::{ListenerProtocol, Origin};
 use crate::config::report::Report;
@@ -27,16 +29,8 @@ pub(super) fn load(
             ClientAuthPlan::On(settings) => settings,
         },
     };
-    let mut files = Files {
-        now: SystemTime::now(),
-        report,
-    };
-    let authorities = files.read(
-        &settings.ca,
-        pem::read_authorities,
-        check_authority,
-        AuthorityWarning::of_authority,
-    );
+    let mut files = Files::new(report);
+    let authorities = files.authorities(&settings.ca);
     let crls = files.read(
         &settings.crl,
         pem::read_crls,
@@ -52,12 +46,34 @@ pub(super) fn load(
     })
 }
 
-struct Files<'r> {
+/// Reads files, each with its place in the configuration.
+pub(super) struct Files<'r> {
     now: SystemTime,
     report: &'r mut Report,
 }
 
-impl Files<'_> {
+impl<'r> Files<'r> {
+    /// What is wrong with them goes to `report`.
+    pub(super) fn new(report: &'r mut Report) -> Self {
+        Self {
+            now: SystemTime::now(),
+            report,
+        }
+    }
+
+    /// The authorities' certificates that these files hold.
+    pub(super) fn authorities(
+        &mut self,
+        plans: &[FilePlan],
+    ) -> Result<Vec<CertificateDer<'static>>, Reported> {
+        self.read(
+            plans,
+            pem::read_authorities,
+            check_authority,
+            AuthorityWarning::of_authority,
+        )
+    }
+
     /// Everything that these files hold; all are tried before the first failure counts.
     fn read<T>(
         &mut self,

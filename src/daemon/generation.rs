@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 
 use super::certificates::Certificates;
-use super::{client_auth, tickets};
+use super::{backend_tls, client_auth, tickets};
 use crate::addr::BackendAddr;
 use crate::backend::group::{Addresses, SharedGroup};
 use crate::config::plan::{HttpsPlan, ListenerPlan, ListenerProtocol, Origin, Plan};
@@ -50,20 +50,30 @@ impl Generation {
             .iter()
             .map(|listener| client_auth::load(&listener.protocol, report))
             .collect();
+        let backend_tls: Vec<_> = plan
+            .groups
+            .iter()
+            .map(|group| {
+                let same = previous.and_then(|generation| generation.group_named(&group.name));
+                backend_tls::load(group, same.and_then(|group| group.tls.as_ref()), report)
+            })
+            .collect();
         let keys = tickets::key_source(&plan.server.secret, report);
         let stock = Stock {
             certificates: certificates?,
             keys: keys?,
             previous,
         };
-        let groups: Vec<_> = plan
+        let groups: Option<Vec<_>> = plan
             .groups
             .iter()
-            .map(|group| {
+            .zip(backend_tls)
+            .map(|(group, tls)| {
                 let same = previous.and_then(|generation| generation.group_named(&group.name));
-                Arc::new(SharedGroup::new(group, addresses, same))
+                Some(Arc::new(SharedGroup::new(group, tls.ok()?, addresses, same)))
             })
             .collect();
+        let groups = groups?;
         let slb_id = slb_id(&plan, report)?;
         let own_names = own_names(&plan);
         let listeners: Option<Vec<_>> = plan
@@ -111,7 +121,7 @@ impl Generation {
             .iter()
             .zip(&self.groups)
             .map(|(plan, group)| {
-                let now = SharedGroup::new(plan, addresses, Some(group));
+                let now = SharedGroup::new(plan, group.tls.clone(), addresses, Some(group));
                 if now.has_servers_of(group) {
                     return Arc::clone(group);
                 }

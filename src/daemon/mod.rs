@@ -5,6 +5,7 @@
 //! publication leaves everything as it was. Shutdown is draining the last generation.
 
 pub mod admission;
+mod backend_tls;
 mod certificates;
 mod client_auth;
 pub mod connection;

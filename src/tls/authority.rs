@@ -25,7 +25,7 @@ pub fn check_crl(crl: &CertificateRevocationListDer<'_>) -> Result<(), Authority
         .map_err(|error| AuthorityError::Crl(error.to_string()))
 }
 
-/// What mutual authentication cannot be built from; the text continues a sentence that begins with the file.
+/// What certificates cannot be verified by; the text continues a sentence that begins with the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuthorityError {
     /// An authority's certificate, and what the parser says of it.
@@ -84,7 +84,7 @@ impl AuthorityWarning {
     /// What the user can do about it.
     pub fn help(&self) -> &'static str {
         match self {
-            Self::Expired(..) => "clients' certificates are verified by it all the same",
+            Self::Expired(..) => "certificates that it has issued are verified by it all the same",
             Self::Stale(..) => "until it is renewed, no certificate of this issuer verifies",
         }
     }

@@ -18,6 +18,7 @@
 
 mod actions;
 mod architecture;
+mod backend_tls;
 mod backends;
 mod balance;
 mod cli;

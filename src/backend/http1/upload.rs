@@ -7,7 +7,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName};
@@ -304,6 +304,8 @@ impl Upload {
         loop {
             let head = connection.write.get(self.position..).unwrap_or(b"");
             if head.is_empty() && self.data.is_empty() && self.tail.is_empty() {
+                // What TLS still holds has to go out before anything is waited for.
+                ready!(Pin::new(&mut connection.stream).poll_flush(cx))?;
                 connection.write.clear();
                 self.position = 0;
                 return Poll::Ready(Ok(()));

@@ -330,6 +330,9 @@ impl From<&ConnectError> for Failure {
             ConnectError::Exhausted(error) => Self::Exhausted(error.kind()),
             ConnectError::Timeout => Self::Timeout,
             ConnectError::Unresolved => Self::Unresolved,
+            // No HTTP/2 connection is secured.
+            ConnectError::Handshake(error, _) => Self::Refused(error.kind()),
+            ConnectError::Certificate(_) => Self::Refused(std::io::ErrorKind::InvalidData),
         }
     }
 }

@@ -321,6 +321,21 @@ pub(super) struct GroupDocument {
     pub(super) retries: Field<i64>,
     /// `[server_group.health_check]`
     pub(super) health_check: Option<HealthCheckDocument>,
+    /// `[server_group.tls]`
+    pub(super) tls: Option<BackendTlsDocument>,
+}
+
+/// `[server_group.tls]`
+#[derive(Debug)]
+pub(super) struct BackendTlsDocument {
+    /// Where the table stands.
+    pub(super) origin: Origin,
+    /// `verify`
+    pub(super) verify: Field<bool>,
+    /// `ca`
+    pub(super) ca: Field<Vec<Written<String>>>,
+    /// `server_name`
+    pub(super) server_name: Field<String>,
 }
 
 /// An element of `servers`.
@@ -520,6 +535,14 @@ fn read_group(table: &mut Reader<'_, '_>) -> GroupDocument {
         health_check: table
             .table("health_check", &keys::HEALTH_CHECK)
             .map(|mut table| read_health_check(&mut table)),
+        tls: table
+            .table("tls", &keys::BACKEND_TLS)
+            .map(|mut table| BackendTlsDocument {
+                origin: table.origin(),
+                verify: table.leaf("verify"),
+                ca: table.list("ca"),
+                server_name: table.leaf("server_name"),
+            }),
     }
 }
 

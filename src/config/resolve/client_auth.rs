@@ -73,7 +73,11 @@ impl Resolver<'_> {
     }
 
     /// Files, each with its place; an absent key names none.
-    fn files(&mut self, key: &str, field: &Field<Vec<Written<String>>>) -> Vec<FilePlan> {
+    pub(super) fn files(
+        &mut self,
+        key: &str,
+        field: &Field<Vec<Written<String>>>,
+    ) -> Vec<FilePlan> {
         let folder = self.folder.clone();
         let files = field.given().map_or(&[][..], |list| &list.value);
         files

@@ -32,10 +32,12 @@ impl Resolver<'_> {
         let servers = self.servers(written);
         let scheduler = self.scheduler(written);
         let health_check = self.health_check(written.health_check.as_ref(), &servers);
+        let tls = self.backend_tls(protocol, written, &servers);
         let name = self.expand(written.name.given()?)?;
         Some(GroupPlan {
             name,
             protocol: protocol?,
+            tls,
             servers,
             scheduler: scheduler?,
             keepalive,
@@ -49,8 +51,8 @@ impl Resolver<'_> {
     fn group_protocol(&mut self, written: &GroupDocument) -> Option<GroupProtocol> {
         let words = [
             ("http", Some(GroupProtocol::Http)),
+            ("https", Some(GroupProtocol::Https)),
             ("grpc", Some(GroupProtocol::Grpc)),
-            ("https", None),
         ];
         match &written.protocol {
             Field::Absent => Some(defaults::GROUP_PROTOCOL),

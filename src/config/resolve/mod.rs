@@ -3,6 +3,7 @@
 //! Nothing stops at a mistake: it is reported, a stand-in is used and resolution goes on, so that one run
 //! shows every mistake. A plan comes out only if there was none.
 
+mod backend_tls;
 mod balance;
 mod certificate;
 mod client;

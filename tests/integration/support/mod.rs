@@ -8,6 +8,7 @@ pub(crate) mod full;
 pub(crate) mod gate;
 pub(crate) mod grpc;
 pub(crate) mod h2;
+pub(crate) mod nginx;
 pub(crate) mod pki;
 pub(crate) mod program;
 pub(crate) mod proxy;

@@ -10,6 +10,7 @@ use rcgen::{
 };
 use rustls::client::ClientConfig;
 use rustls::crypto::aws_lc_rs;
+use rustls::server::ServerConfig;
 use rustls::{RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -158,6 +159,20 @@ impl Authority {
         };
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         config
+    }
+}
+
+impl Issued {
+    /// What a server needs that shows this certificate.
+    pub(crate) fn server_config(&self) -> ServerConfig {
+        let chain = CertificateDer::pem_slice_iter(self.cert_pem.as_bytes());
+        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).unwrap();
+        ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain.collect::<Result<_, _>>().unwrap(), key)
+            .unwrap()
     }
 }
 
