@@ -177,7 +177,11 @@ impl Group {
                 known.unwrap_or_else(|| Member {
                     server: Arc::clone(server),
                     tls: shared.tls.as_ref().map(|tls| Rc::new(tls.for_server())),
-                    pool: Rc::new(Pool::new(shared.keepalive, Rc::clone(&retirement))),
+                    pool: Rc::new(Pool::new(
+                        Arc::clone(server),
+                        shared.keepalive,
+                        Rc::clone(&retirement),
+                    )),
                     links: Rc::new(Links::new(shared.keepalive, Rc::clone(&retirement), spawn)),
                 })
             })

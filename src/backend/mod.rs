@@ -7,6 +7,7 @@ pub mod group;
 pub mod health;
 pub mod http1;
 pub mod http2;
+pub mod idle_limit;
 pub mod mirror;
 pub mod pool;
 pub mod request_body;

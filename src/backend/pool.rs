@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -12,7 +13,10 @@ use rustls_pki_types::ServerName;
 use tokio::time::Instant;
 
 use super::connect::BackendStream;
+use super::http1::exchange::Idempotence;
+use super::idle_limit::IdleLimit;
 use super::retirement::Retirement;
+use super::server::Server;
 use crate::config::plan::Keepalive;
 use crate::timer::LazyTimer;
 
@@ -38,6 +42,8 @@ pub struct Connection {
     /// Whether it has served an exchange before.
     pub history: History,
     idle_since: Instant,
+    /// When it was last seen alive while idle.
+    alive_at: Instant,
 }
 
 /// Whether a connection has served an exchange before.
@@ -59,7 +65,18 @@ impl Connection {
             timer: LazyTimer::new(),
             history: History::Fresh,
             idle_since: Instant::now(),
+            alive_at: Instant::now(),
         })
+    }
+}
+
+impl Connection {
+    fn idle_at(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.idle_since)
+    }
+
+    fn found_closed(&self, limit: &IdleLimit, now: Instant) {
+        limit.closed(self.idle_at(self.alive_at), self.idle_at(now));
     }
 }
 
@@ -71,6 +88,7 @@ pub struct Pool {
         reason = "connections move between the pool and exchanges: as pointers"
     )]
     idle: RefCell<Vec<Box<Connection>>>,
+    server: Arc<Server>,
     keepalive: Keepalive,
     retirement: Rc<Retirement>,
     closed: Cell<bool>,
@@ -78,9 +96,10 @@ pub struct Pool {
 
 impl Pool {
     /// An empty pool, of a group that ends by `retirement`.
-    pub fn new(keepalive: Keepalive, retirement: Rc<Retirement>) -> Self {
+    pub fn new(server: Arc<Server>, keepalive: Keepalive, retirement: Rc<Retirement>) -> Self {
         Self {
             idle: RefCell::new(Vec::new()),
+            server,
             keepalive,
             retirement,
             closed: Cell::new(false),
@@ -103,19 +122,39 @@ impl Pool {
         self.keepalive
     }
 
-    /// The connection used last that is still alive; of those that are secured, one that was asked for by `name`.
-    pub fn take(&self, name: Option<&ServerName<'_>>) -> Option<Box<Connection>> {
+    /// The connection used last that is still alive, and will be for this request; of those that are secured,
+    /// one that was asked for by `name`.
+    pub fn take(
+        &self,
+        name: Option<&ServerName<'_>>,
+        idempotence: Idempotence,
+    ) -> Option<Box<Connection>> {
+        let limit = self.server.idle_limit();
+        // The clock is only looked at where there is something to learn or to heed.
+        let longest = limit
+            .longest(idempotence)
+            .map(|longest| (longest, Instant::now()));
         let mut idle = self.idle.borrow_mut();
         loop {
             let at = match name {
                 None => idle.len().checked_sub(1)?,
                 Some(name) => idle.iter().rposition(|c| c.stream.was_asked_for(name))?,
             };
+            if let Some((longest, now)) = longest
+                && idle.get(at)?.idle_at(now) > longest
+            {
+                // The others have been idle for longer. They stay, to be seen closing.
+                return None;
+            }
             let mut connection = idle.remove(at);
             if connection.stream.is_quiet() {
+                if let Some((_, now)) = longest {
+                    limit.alive(connection.idle_at(now));
+                }
                 connection.history = History::Reused;
                 return Some(connection);
             }
+            connection.found_closed(limit, Instant::now());
         }
     }
 
@@ -129,6 +168,7 @@ impl Pool {
                     idle.remove(0);
                 }
                 connection.idle_since = Instant::now();
+                connection.alive_at = connection.idle_since;
                 connection.write.clear();
                 // What a large exchange needed is not held while nothing happens.
                 if connection.read.capacity() > IDLE_ROOM {
@@ -149,12 +189,18 @@ impl Pool {
             Keepalive::Off => Duration::ZERO,
         };
         self.idle.borrow_mut().retain_mut(|connection| {
-            let idle = now.saturating_duration_since(connection.idle_since);
+            let idle = connection.idle_at(now);
             if idle >= RESTED {
                 connection.read = BytesMut::new();
                 connection.write = Vec::new();
             }
-            idle < limit && connection.stream.is_quiet()
+            if !connection.stream.is_quiet() {
+                connection.found_closed(self.server.idle_limit(), now);
+                return false;
+            }
+            connection.alive_at = now;
+            self.server.idle_limit().alive(idle);
+            idle < limit
         });
     }
 
@@ -174,15 +220,19 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::addr::BackendAddr;
 
     #[tokio::test]
     async fn a_connection_that_rests_gives_its_buffers_back_and_stays() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let address = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(address).await;
         let _backend = listener.accept().await.unwrap();
         let mut connection = Connection::new(BackendStream::Tcp(stream.unwrap()));
         connection.read.reserve(8 * 1024);
+        let address = BackendAddr::Ip(address);
         let pool = Pool::new(
+            Server::new("app".into(), address.clone(), address),
             Keepalive::Idle(Duration::from_secs(60)),
             Rc::new(Retirement::default()),
         );

@@ -31,6 +31,9 @@ use crate::config::plan::{GroupProtocol, Keepalive};
 use crate::failure::Failure;
 use crate::pace::Inflow;
 
+/// What a server says of its idle connections (RFC 2068 section 19.7.1.1).
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
 /// A request as it leaves.
 #[derive(Debug)]
 pub struct Outgoing<'a> {
@@ -242,7 +245,7 @@ async fn send_http1(
             break;
         };
         trace.ask(member, group);
-        let connection = match obtain(member, group, outgoing.host).await {
+        let connection = match obtain(member, group, outgoing).await {
             Ok(connection) => connection,
             Err(error) => {
                 failed = SendError::Connect(error);
@@ -268,19 +271,17 @@ async fn send_http1(
     Err(failed)
 }
 
-/// A connection for a request with this Host: one that is idle, or a new one.
+/// A connection for a request: one that is idle, or a new one.
 async fn obtain(
     member: &Member,
     group: &Group,
-    host: Option<&HeaderValue>,
+    outgoing: &Outgoing<'_>,
 ) -> Result<Box<Connection>, ConnectError> {
-    let asked = member.asked(host);
-    match member
-        .pool
-        .take(asked.as_ref().map(|asked| asked.name.as_ref()))
-    {
+    let asked = member.asked(outgoing.host);
+    let name = asked.as_ref().map(|asked| asked.name.as_ref());
+    match member.pool.take(name, Idempotence::of(outgoing.method)) {
         Some(connection) => Ok(connection),
-        None => dial(member, group, host).await,
+        None => dial(member, group, outgoing.host).await,
     }
 }
 
@@ -368,6 +369,9 @@ async fn run(
     match answered {
         Ok(Answered::Final(head)) => {
             let (framing, reuse) = (head.framing, head.reuse);
+            if let Some(field) = head.headers.get(KEEP_ALIVE) {
+                member.server.idle_limit().announce(field);
+            }
             download::begin(exchange, framing, reuse, &member.pool, outgoing.timeout)
                 .map(|body| Answer::Response(head.into(), body))
                 .map_err(|error| Failed::Final(SendError::Exchange(error)))

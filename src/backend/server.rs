@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::health::{Health, Outcome, State};
+use super::idle_limit::IdleLimit;
 use crate::addr::BackendAddr;
 use crate::config::health::Thresholds;
 
@@ -48,6 +49,7 @@ pub struct Server {
     unanswered: AtomicU32,
     /// Exchanges that it has now, in groups that count them.
     active: AtomicUsize,
+    idle_limit: IdleLimit,
 }
 
 /// One exchange that a server has, counted as long as this lives.
@@ -95,7 +97,13 @@ impl Server {
             refusals: AtomicU32::new(0),
             unanswered: AtomicU32::new(0),
             active: AtomicUsize::new(0),
+            idle_limit: IdleLimit::default(),
         })
+    }
+
+    /// How long it keeps connections that are idle.
+    pub fn idle_limit(&self) -> &IdleLimit {
+        &self.idle_limit
     }
 
     /// What was written of it. Servers that share a name share this.

@@ -104,7 +104,7 @@ impl BackendTls {
             BackendName::Address => Asked::configured(Cow::Owned(match server.address() {
                 BackendAddr::Ip(address) => address.ip().into(),
                 BackendAddr::Name { host, .. } => {
-                    ServerName::try_from(host.as_str()).unwrap_or(nameless())
+                    ServerName::try_from(host.as_str()).unwrap_or_else(|_| nameless())
                 }
                 // Not in a plan: its resolver asks for a name.
                 BackendAddr::Unix(_) => nameless(),

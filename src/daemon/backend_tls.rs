@@ -4,13 +4,28 @@
 use std::sync::Arc;
 
 use super::client_auth::{Files, Reported};
+use super::generation::Generation;
 use crate::backend::tls::{BackendTls, Trust};
 use crate::config::backend_tls::Verification;
 use crate::config::plan::GroupPlan;
 use crate::config::report::Report;
 
-/// How a group's connections are secured, if they are; what was loaded before goes on where it is the same.
-pub(super) fn load(
+/// How each group's connections are secured, if they are; what `previous` has goes on where it is the same.
+pub(super) fn load_all(
+    groups: &[GroupPlan],
+    previous: Option<&Generation>,
+    report: &mut Report,
+) -> Vec<Result<Option<Arc<BackendTls>>, Reported>> {
+    let groups = groups.iter();
+    groups
+        .map(|group| {
+            let same = previous.and_then(|generation| generation.group_named(&group.name));
+            load(group, same.and_then(|group| group.tls.as_ref()), report)
+        })
+        .collect()
+}
+
+fn load(
     group: &GroupPlan,
     before: Option<&Arc<BackendTls>>,
     report: &mut Report,

@@ -50,14 +50,7 @@ impl Generation {
             .iter()
             .map(|listener| client_auth::load(&listener.protocol, report))
             .collect();
-        let backend_tls: Vec<_> = plan
-            .groups
-            .iter()
-            .map(|group| {
-                let same = previous.and_then(|generation| generation.group_named(&group.name));
-                backend_tls::load(group, same.and_then(|group| group.tls.as_ref()), report)
-            })
-            .collect();
+        let backend_tls = backend_tls::load_all(&plan.groups, previous, report);
         let keys = tickets::key_source(&plan.server.secret, report);
         let stock = Stock {
             certificates: certificates?,
@@ -70,7 +63,12 @@ impl Generation {
             .zip(backend_tls)
             .map(|(group, tls)| {
                 let same = previous.and_then(|generation| generation.group_named(&group.name));
-                Some(Arc::new(SharedGroup::new(group, tls.ok()?, addresses, same)))
+                Some(Arc::new(SharedGroup::new(
+                    group,
+                    tls.ok()?,
+                    addresses,
+                    same,
+                )))
             })
             .collect();
         let groups = groups?;
@@ -150,7 +148,8 @@ impl Generation {
             .collect()
     }
 
-    fn group_named(&self, name: &str) -> Option<&SharedGroup> {
+    /// The group of that name.
+    pub fn group_named(&self, name: &str) -> Option<&SharedGroup> {
         let mut groups = self.groups.iter().map(Arc::as_ref);
         groups.find(|group| &*group.name == name)
     }

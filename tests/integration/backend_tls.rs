@@ -363,7 +363,12 @@ async fn nginx_serves_as_an_https_backend() {
     let good = authority.issue(&["app.test"]);
     let old = "ssl_protocols TLSv1.2; ssl_session_cache shared:a:1m;";
     for (issued, more, name, expected) in [
-        (&good, "ssl_protocols TLSv1.2 TLSv1.3; keepalive_requests 3;", "app.test", "TLSv1.3"),
+        (
+            &good,
+            "ssl_protocols TLSv1.2 TLSv1.3; keepalive_requests 3;",
+            "app.test",
+            "TLSv1.3",
+        ),
         (&good, old, "app.test", "TLSv1.2"),
         (&good, "", "other.test", ""),
         (&expired, "", "app.test", ""),

@@ -35,6 +35,7 @@ mod health;
 mod hellos;
 mod http;
 mod http2;
+mod idle_backends;
 #[cfg(feature = "legacy-tls")]
 mod legacy_tickets;
 #[cfg(feature = "legacy-tls")]
