@@ -4,6 +4,7 @@
 //! at the first mistake: here every wrong type and unknown key is reported, and reading goes on.
 //! How a single table is read is `reader`'s part.
 
+mod group;
 mod headers;
 mod health;
 mod reader;
@@ -14,10 +15,11 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use self::group::read_group;
+pub(super) use self::group::{BackendTlsDocument, GroupDocument, ServerEntryDocument};
 use self::headers::read_headers;
 pub(super) use self::headers::{HeadersDocument, SwitchOrName};
 pub(super) use self::health::HealthCheckDocument;
-use self::health::read_health_check;
 use self::reader::Reader;
 use self::rule::read_rule;
 pub(super) use self::rule::{
@@ -296,59 +298,6 @@ pub(super) struct LimitsDocument {
     pub(super) requests_per_connection: Field<i64>,
 }
 
-/// `[[server_group]]`
-#[derive(Debug)]
-pub(super) struct GroupDocument {
-    /// Where the table stands.
-    pub(super) origin: Origin,
-    /// `name`
-    pub(super) name: Field<String>,
-    /// `protocol`
-    pub(super) protocol: Field<String>,
-    /// `servers`
-    pub(super) servers: Rows<ServerEntryDocument>,
-    /// `scheduler`
-    pub(super) scheduler: Field<String>,
-    /// `hash_query_parameter`
-    pub(super) hash_query_parameter: Field<String>,
-    /// `keepalive`
-    pub(super) keepalive: Field<bool>,
-    /// `keepalive_idle`
-    pub(super) keepalive_idle: Field<Quantity>,
-    /// `connect_timeout`
-    pub(super) connect_timeout: Field<Quantity>,
-    /// `retries`
-    pub(super) retries: Field<i64>,
-    /// `[server_group.health_check]`
-    pub(super) health_check: Option<HealthCheckDocument>,
-    /// `[server_group.tls]`
-    pub(super) tls: Option<BackendTlsDocument>,
-}
-
-/// `[server_group.tls]`
-#[derive(Debug)]
-pub(super) struct BackendTlsDocument {
-    /// Where the table stands.
-    pub(super) origin: Origin,
-    /// `verify`
-    pub(super) verify: Field<bool>,
-    /// `ca`
-    pub(super) ca: Field<Vec<Written<String>>>,
-    /// `server_name`
-    pub(super) server_name: Field<String>,
-}
-
-/// An element of `servers`.
-#[derive(Debug)]
-pub(super) struct ServerEntryDocument {
-    /// Where the table stands.
-    pub(super) origin: Origin,
-    /// `address`
-    pub(super) address: Field<String>,
-    /// `weight`
-    pub(super) weight: Field<i64>,
-}
-
 impl Document {
     /// Reads a file's text, reporting syntax errors, unknown keys and wrong types.
     pub(super) fn read(text: &str, report: &mut Report) -> Self {
@@ -517,39 +466,5 @@ fn read_limits(table: &mut Reader<'_, '_>) -> LimitsDocument {
         connection_memory: table.leaf("connection_memory"),
         http2_max_streams: table.leaf("http2_max_streams"),
         requests_per_connection: table.leaf("requests_per_connection"),
-    }
-}
-
-fn read_group(table: &mut Reader<'_, '_>) -> GroupDocument {
-    GroupDocument {
-        origin: table.origin(),
-        name: table.leaf("name"),
-        protocol: table.leaf("protocol"),
-        servers: table.tables("servers", &keys::SERVER_ENTRY, read_server_entry),
-        scheduler: table.leaf("scheduler"),
-        hash_query_parameter: table.leaf("hash_query_parameter"),
-        keepalive: table.leaf("keepalive"),
-        keepalive_idle: table.leaf("keepalive_idle"),
-        connect_timeout: table.leaf("connect_timeout"),
-        retries: table.leaf("retries"),
-        health_check: table
-            .table("health_check", &keys::HEALTH_CHECK)
-            .map(|mut table| read_health_check(&mut table)),
-        tls: table
-            .table("tls", &keys::BACKEND_TLS)
-            .map(|mut table| BackendTlsDocument {
-                origin: table.origin(),
-                verify: table.leaf("verify"),
-                ca: table.list("ca"),
-                server_name: table.leaf("server_name"),
-            }),
-    }
-}
-
-fn read_server_entry(table: &mut Reader<'_, '_>) -> ServerEntryDocument {
-    ServerEntryDocument {
-        origin: table.origin(),
-        address: table.leaf("address"),
-        weight: table.leaf("weight"),
     }
 }

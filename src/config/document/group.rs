@@ -1,0 +1,94 @@
+//! `[[server_group]]` and its tables, as written.
+
+use super::health::{HealthCheckDocument, read_health_check};
+use super::reader::Reader;
+use super::{Field, Quantity, Rows, Written};
+use crate::config::keys;
+use crate::config::plan::Origin;
+
+/// `[[server_group]]`
+#[derive(Debug)]
+pub(in crate::config) struct GroupDocument {
+    /// Where the table stands.
+    pub(in crate::config) origin: Origin,
+    /// `name`
+    pub(in crate::config) name: Field<String>,
+    /// `protocol`
+    pub(in crate::config) protocol: Field<String>,
+    /// `servers`
+    pub(in crate::config) servers: Rows<ServerEntryDocument>,
+    /// `scheduler`
+    pub(in crate::config) scheduler: Field<String>,
+    /// `hash_query_parameter`
+    pub(in crate::config) hash_query_parameter: Field<String>,
+    /// `keepalive`
+    pub(in crate::config) keepalive: Field<bool>,
+    /// `keepalive_idle`
+    pub(in crate::config) keepalive_idle: Field<Quantity>,
+    /// `connect_timeout`
+    pub(in crate::config) connect_timeout: Field<Quantity>,
+    /// `retries`
+    pub(in crate::config) retries: Field<i64>,
+    /// `[server_group.health_check]`
+    pub(in crate::config) health_check: Option<HealthCheckDocument>,
+    /// `[server_group.tls]`
+    pub(in crate::config) tls: Option<BackendTlsDocument>,
+}
+
+/// `[server_group.tls]`
+#[derive(Debug)]
+pub(in crate::config) struct BackendTlsDocument {
+    /// Where the table stands.
+    pub(in crate::config) origin: Origin,
+    /// `verify`
+    pub(in crate::config) verify: Field<bool>,
+    /// `ca`
+    pub(in crate::config) ca: Field<Vec<Written<String>>>,
+    /// `server_name`
+    pub(in crate::config) server_name: Field<String>,
+}
+
+/// An element of `servers`.
+#[derive(Debug)]
+pub(in crate::config) struct ServerEntryDocument {
+    /// Where the table stands.
+    pub(in crate::config) origin: Origin,
+    /// `address`
+    pub(in crate::config) address: Field<String>,
+    /// `weight`
+    pub(in crate::config) weight: Field<i64>,
+}
+
+pub(super) fn read_group(table: &mut Reader<'_, '_>) -> GroupDocument {
+    GroupDocument {
+        origin: table.origin(),
+        name: table.leaf("name"),
+        protocol: table.leaf("protocol"),
+        servers: table.tables("servers", &keys::SERVER_ENTRY, read_server_entry),
+        scheduler: table.leaf("scheduler"),
+        hash_query_parameter: table.leaf("hash_query_parameter"),
+        keepalive: table.leaf("keepalive"),
+        keepalive_idle: table.leaf("keepalive_idle"),
+        connect_timeout: table.leaf("connect_timeout"),
+        retries: table.leaf("retries"),
+        health_check: table
+            .table("health_check", &keys::HEALTH_CHECK)
+            .map(|mut table| read_health_check(&mut table)),
+        tls: table
+            .table("tls", &keys::BACKEND_TLS)
+            .map(|mut table| BackendTlsDocument {
+                origin: table.origin(),
+                verify: table.leaf("verify"),
+                ca: table.list("ca"),
+                server_name: table.leaf("server_name"),
+            }),
+    }
+}
+
+fn read_server_entry(table: &mut Reader<'_, '_>) -> ServerEntryDocument {
+    ServerEntryDocument {
+        origin: table.origin(),
+        address: table.leaf("address"),
+        weight: table.leaf("weight"),
+    }
+}
