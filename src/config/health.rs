@@ -54,6 +54,8 @@ pub enum ProbePlan {
 /// The request of an HTTP check, and the answers that are taken.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpProbe {
+    /// `protocol`: in the clear or over TLS.
+    pub security: Security,
     /// `method`: HEAD or GET.
     pub method: Method,
     /// `http_version`
@@ -75,6 +77,15 @@ pub struct GrpcProbe {
     pub host: CheckHost,
     /// `codes`: never empty. With status 0 the service must also be SERVING.
     pub codes: Vec<RangeInclusive<u8>>,
+}
+
+/// How a check's bytes travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// As they are.
+    Plain,
+    /// Over TLS, secured as the group's connections are; where those are not, nothing is verified.
+    Tls,
 }
 
 /// The version of an HTTP check's request.

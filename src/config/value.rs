@@ -6,21 +6,17 @@
 use std::error::Error;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 use ipnet::IpNet;
 use rustls_pki_types::ServerName;
 use tracing_subscriber::EnvFilter;
 
 use crate::addr::BackendAddr;
-use crate::config::defaults::{
-    self, CHECK_TEXT_LENGTH, DNS_PORT, LARGEST_GRPC_CODE, Rule, TAG_LENGTH,
-};
+use crate::config::defaults::{self, DNS_PORT, LARGEST_GRPC_CODE, Rule, TAG_LENGTH};
 use crate::config::document::Quantity;
-use crate::config::health::CheckHost;
 use crate::config::plan::ListenAddress;
 use crate::config::suggest;
 use crate::network;
@@ -478,49 +474,6 @@ pub(super) fn dns_server(value: &str) -> Result<SocketAddr, ValueError> {
     match server {
         Ok(server) if server.port() != 0 && !server.ip().is_unspecified() => Ok(server),
         Ok(_) | Err(_) => Err(ValueError::DnsServer(value.to_owned())),
-    }
-}
-
-/// The path of a health check, with its query (alb.md 7.4).
-pub(super) fn check_path(value: String) -> Result<String, ValueError> {
-    let value = text(value, 1, CHECK_TEXT_LENGTH)?;
-    let is_allowed =
-        |byte: u8| byte.is_ascii_alphanumeric() || b"-/.%?#&=_;~!()*[]@$^:',+".contains(&byte);
-    if value.starts_with('/') && value.bytes().all(is_allowed) {
-        Ok(value)
-    } else {
-        Err(ValueError::CheckPath(value))
-    }
-}
-
-/// The Host of a health check: `$SERVER_IP`, a host name or an IP address.
-pub(super) fn check_host(value: &str) -> Result<CheckHost, ValueError> {
-    if value == "$SERVER_IP" {
-        return Ok(CheckHost::ServerIp);
-    }
-    let value = text(value.to_owned(), 1, CHECK_TEXT_LENGTH)?;
-    let name = match value.parse::<IpAddr>() {
-        Ok(IpAddr::V4(ip)) => ip.to_string(),
-        Ok(IpAddr::V6(ip)) => format!("[{ip}]"),
-        Err(_) => host_name(&value)?,
-    };
-    match HeaderValue::try_from(name) {
-        Ok(name) => Ok(CheckHost::Name(name)),
-        Err(_) => Err(ValueError::HostName(value)),
-    }
-}
-
-/// gRPC statuses: one, or a range.
-pub(super) fn grpc_codes(value: &str) -> Result<RangeInclusive<u8>, ValueError> {
-    let refused = || ValueError::GrpcCode(value.to_owned());
-    let (first, last) = value.split_once('-').unwrap_or((value, value));
-    let code = |text: &str| {
-        let is_number = (1..=2).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
-        is_number.then(|| text.parse::<u8>().ok()).flatten()
-    };
-    match (code(first), code(last)) {
-        (Some(first), Some(last)) if first <= last => Ok(first..=last),
-        (Some(_) | None, Some(_) | None) => Err(refused()),
     }
 }
 

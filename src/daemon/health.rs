@@ -13,9 +13,12 @@ use tokio::time::{Instant, sleep};
 use super::generation::Generation;
 use crate::addr::BackendAddr;
 use crate::backend::check::{Verdict, check};
+use crate::backend::group::SharedGroup;
 use crate::backend::health::{Outcome, State};
 use crate::backend::server::Server;
-use crate::config::health::{CheckPlan, HealthCheckPlan};
+use crate::backend::tls::{BackendTls, Trust};
+use crate::config::backend_tls::BackendName;
+use crate::config::health::{CheckPlan, HealthCheckPlan, ProbePlan, Security};
 
 /// The first checks of a generation are spread over its interval, but over no more than this.
 const SPREAD: Duration = Duration::from_secs(2);
@@ -32,6 +35,7 @@ pub struct Checks {
 struct Running {
     server: Arc<Server>,
     plan: CheckPlan,
+    tls: Option<Arc<BackendTls>>,
     task: AbortHandle,
 }
 
@@ -40,6 +44,8 @@ struct Wanted<'a> {
     group: &'a Arc<str>,
     server: &'a Arc<Server>,
     plan: &'a CheckPlan,
+    /// How a check over TLS is secured.
+    tls: Option<Arc<BackendTls>>,
 }
 
 impl Checks {
@@ -50,7 +56,7 @@ impl Checks {
             .collect();
         self.running.retain(|place, running| {
             let goes_on = match wanted.get(place) {
-                Some(wanted) if *wanted.plan == running.plan => true,
+                Some(wanted) if wanted.is_checked_by(running) => true,
                 Some(_) => false,
                 None => {
                     running.server.unchecked();
@@ -67,21 +73,45 @@ impl Checks {
         let count = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
         for (place, (at, wanted)) in (0_u32..).zip(wanted) {
             let delay = wanted.plan.interval.min(SPREAD) * place / count.max(1);
-            let task = self.tasks.spawn(watch(
-                Arc::clone(wanted.group),
-                Arc::clone(wanted.server),
-                wanted.plan.clone(),
-                delay,
-            ));
+            let (server, plan) = (Arc::clone(wanted.server), wanted.plan.clone());
+            let group = Arc::clone(wanted.group);
+            let tls = wanted.tls.clone();
+            let task = self.tasks.spawn(async move {
+                sleep(delay).await;
+                watch(&group, &server, &plan, tls.as_deref()).await;
+            });
             let running = Running {
                 server: Arc::clone(wanted.server),
                 plan: wanted.plan.clone(),
+                tls: wanted.tls,
                 task,
             };
             self.running.insert(at, running);
         }
         // What was aborted is over by now, or at the next time.
         while self.tasks.try_join_next().is_some() {}
+    }
+}
+
+impl Wanted<'_> {
+    fn is_checked_by(&self, running: &Running) -> bool {
+        let is_same_tls = match (&self.tls, &running.tls) {
+            (Some(tls), Some(before)) => tls.agrees_with(before),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        *self.plan == running.plan && is_same_tls
+    }
+}
+
+/// How a group's checks over TLS are secured: as its connections, or without verifying anything.
+fn tls(plan: &CheckPlan, group: &SharedGroup) -> Option<Arc<BackendTls>> {
+    match &plan.probe {
+        ProbePlan::Http(probe) if probe.security == Security::Tls => {
+            let unverified = || BackendTls::new(BackendName::RequestHost, Trust::Anyone).ok();
+            group.tls.clone().or_else(|| unverified().map(Arc::new))
+        }
+        ProbePlan::Http(_) | ProbePlan::Tcp | ProbePlan::Grpc(_) => None,
     }
 }
 
@@ -95,6 +125,7 @@ fn wanted(generation: &Generation) -> impl Iterator<Item = Wanted<'_>> {
         };
         let servers = group.servers.iter().zip(&group.weights);
         check.into_iter().flat_map(move |plan| {
+            let tls = tls(plan, group);
             let asked = servers.clone().filter(|(server, weight)| {
                 **weight > 0 && !matches!(server.endpoint(), BackendAddr::Name { .. })
             });
@@ -102,17 +133,17 @@ fn wanted(generation: &Generation) -> impl Iterator<Item = Wanted<'_>> {
                 group: &group.name,
                 server,
                 plan,
+                tls: tls.clone(),
             })
         })
     })
 }
 
 /// Checks one server again and again.
-async fn watch(group: Arc<str>, server: Arc<Server>, plan: CheckPlan, delay: Duration) {
-    sleep(delay).await;
+async fn watch(group: &str, server: &Server, plan: &CheckPlan, tls: Option<&BackendTls>) {
     loop {
-        let verdict = check(&server, &plan).await;
-        take(&group, &server, &plan, &verdict);
+        let verdict = check(server, plan, tls).await;
+        take(group, server, plan, &verdict);
         sleep(plan.interval).await;
     }
 }

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
 
 use crate::support::backend::{Backend, Received, ok};
 use crate::support::client::Client;
 use crate::support::grpc::{GrpcBackend, head, trailers};
+use crate::support::pki::{Authority, Issued};
 use crate::support::proxy::{Proxy, Reload, Running};
 use crate::support::raw::Raw;
 use crate::support::within;
@@ -315,6 +317,89 @@ async fn an_endless_body_is_not_read() {
         .run()
         .await;
     becomes(&mut proxy, backend.address(), "healthy", "passed", 0).await;
+}
+
+/// Before a server that speaks TLS with this certificate, checked over TLS; a table for TLS may follow.
+async fn checked_over_tls(
+    issued: &Issued,
+    more: &str,
+    proxy: Proxy,
+) -> (Running, SocketAddr, Heard) {
+    let (told, heard) = mpsc::unbounded_channel();
+    let acceptor = TlsAcceptor::from(Arc::new(issued.server_config()));
+    let backend = Backend::raw(move |stream, _| {
+        let (acceptor, told) = (acceptor.clone(), told.clone());
+        async move {
+            let Ok(stream) = acceptor.accept(stream).await else {
+                return;
+            };
+            let mut raw = Raw::over(stream);
+            while let Some(request) = raw.read_request_unhurried().await {
+                let _ = told.send(request.head);
+                let _ = raw.try_write(ok(b"t")).await;
+            }
+        }
+    });
+    let backend = backend.run().await;
+    let address = backend.address();
+    let group =
+        format!("protocol = \"https\"\n{more}\n{QUICK}\nprotocol = \"https\"\nhost = \"app.test\"");
+    let running = proxy.servers(&[address]).group(&group).run().await;
+    (
+        running,
+        address,
+        Heard {
+            heard,
+            _backend: backend,
+        },
+    )
+}
+
+/// What a backend has been asked, as long as it runs.
+struct Heard {
+    heard: mpsc::UnboundedReceiver<String>,
+    _backend: Backend,
+}
+
+#[tokio::test]
+async fn an_https_check_asks_over_tls_and_verifies_what_the_group_verifies() {
+    let (ours, foreign) = (Authority::new(), Authority::new());
+    let verify =
+        "tls = { verify = true, ca = [\"backend-ca.crt\"], server_name = \"backend.test\" }";
+    let issued = ours.issue(&["backend.test"]);
+    for (authority, more, to, reason) in [
+        (&ours, "", "healthy", "passed"),
+        (&ours, verify, "healthy", "passed"),
+        (&foreign, verify, "unhealthy", "connect_failed"),
+    ] {
+        let proxy = Proxy::new();
+        std::fs::write(proxy.directory().join("backend-ca.crt"), authority.pem()).unwrap();
+        let (mut proxy, address, mut heard) = checked_over_tls(&issued, more, proxy).await;
+        becomes(&mut proxy, address, to, reason, 0).await;
+        match reason {
+            "passed" => {
+                let head = heard.heard.recv().await.unwrap();
+                assert!(
+                    head.starts_with("HEAD / HTTP/1.1\r\nHost: app.test\r\n"),
+                    "{head}"
+                );
+            }
+            _ => assert!(proxy.stderr().contains("the server is not verified")),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_https_check_of_a_server_in_the_clear_fails() {
+    let plain = Backend::raw(|stream, _| async move {
+        let mut stream = Raw::over(stream);
+        stream.write("HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        stream.drain().await;
+    });
+    fails(plain.run().await, "protocol = \"https\"", "connect_failed").await;
+    let silent = Backend::silent().run().await;
+    let more = "protocol = \"https\"\ntimeout = 1";
+    fails(silent, more, "connect_timeout").await;
 }
 
 #[tokio::test]

@@ -8,12 +8,14 @@ mod http;
 
 use std::net::SocketAddr;
 
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
-use super::connect::{ConnectError, reach};
+use super::connect::{BackendStream, ConnectError, reach};
 use super::server::Server;
+use super::tls::BackendTls;
 use crate::addr::BackendAddr;
-use crate::config::health::{CheckPlan, ProbePlan};
+use crate::config::health::{CheckPlan, ProbePlan, Security};
 
 /// What a check came to.
 #[derive(Debug)]
@@ -79,8 +81,8 @@ impl Reason {
     }
 }
 
-/// Checks `server`, within the plan's timeout.
-pub async fn check(server: &Server, plan: &CheckPlan) -> Verdict {
+/// Checks `server`, within the plan's timeout; a check over TLS is secured by `tls`.
+pub async fn check(server: &Server, plan: &CheckPlan, tls: Option<&BackendTls>) -> Verdict {
     let deadline = Instant::now() + plan.timeout;
     let endpoint = endpoint(server.endpoint(), plan);
     let stream = match timeout_at(deadline, reach(&endpoint)).await {
@@ -97,12 +99,36 @@ pub async fn check(server: &Server, plan: &CheckPlan) -> Verdict {
     };
     let outcome = match &plan.probe {
         ProbePlan::Tcp => Ok(()),
-        ProbePlan::Http(probe) => http::ask(stream, probe, &probe.host.value(ip), deadline).await,
+        ProbePlan::Http(probe) => {
+            let host = probe.host.value(ip);
+            let secured = match (probe.security, tls) {
+                (Security::Tls, Some(tls)) => {
+                    let asked = tls.asked(server, Some(&host));
+                    secure(timeout_at(deadline, tls.secure(stream, &asked)).await)
+                }
+                (Security::Tls, None) | (Security::Plain, _) => Ok(stream),
+            };
+            match secured {
+                Ok(stream) => http::ask(stream, probe, &host, deadline).await,
+                Err(finding) => Err(finding),
+            }
+        }
         ProbePlan::Grpc(probe) => grpc::ask(stream, probe, &probe.host.value(ip), deadline).await,
     };
     match outcome {
         Ok(()) => Verdict::Passed,
         Err(finding) => Verdict::Failed(finding),
+    }
+}
+
+/// What a handshake came to.
+fn secure(
+    handshake: Result<Result<BackendStream, ConnectError>, Elapsed>,
+) -> Result<BackendStream, Finding> {
+    match handshake {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(Reason::ConnectFailed.with(error)),
+        Err(_) => Err(Reason::ConnectTimeout.with("no TLS handshake within `timeout`")),
     }
 }
 

@@ -2,10 +2,13 @@
 
 use super::reader::Reader;
 use super::{Field, Quantity, Written};
+use crate::config::plan::Origin;
 
 /// `[server_group.health_check]`
 #[derive(Debug)]
 pub(in crate::config) struct HealthCheckDocument {
+    /// Where the table stands.
+    pub(in crate::config) origin: Origin,
     /// `enabled`
     pub(in crate::config) enabled: Field<bool>,
     /// `protocol`
@@ -34,6 +37,7 @@ pub(in crate::config) struct HealthCheckDocument {
 
 pub(super) fn read_health_check(table: &mut Reader<'_, '_>) -> HealthCheckDocument {
     HealthCheckDocument {
+        origin: table.origin(),
         enabled: table.leaf("enabled"),
         protocol: table.leaf("protocol"),
         interval: table.leaf("interval"),

@@ -31,7 +31,11 @@ impl Resolver<'_> {
         let retries = self.number("retries", &written.retries, defaults::RETRIES);
         let servers = self.servers(written);
         let scheduler = self.scheduler(written);
-        let health_check = self.health_check(written.health_check.as_ref(), &servers);
+        let written_check = written.health_check.as_ref();
+        let health_check = self.health_check(written_check, &servers);
+        if let (Some(protocol), Some(plan)) = (protocol, &health_check) {
+            self.warn_of_foreign_check(written_check, plan, protocol);
+        }
         let tls = self.backend_tls(protocol, written, &servers);
         let name = self.expand(written.name.given()?)?;
         Some(GroupPlan {

@@ -1,20 +1,21 @@
 //! `[server_group.health_check]`
 
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 
-use http::Method;
+use http::{HeaderValue, Method};
 
 use super::{Resolver, switch};
 use crate::addr::BackendAddr;
 use crate::config::defaults;
 use crate::config::document::{Field, HealthCheckDocument, Written};
 use crate::config::health::{
-    CheckHost, CheckPlan, GrpcProbe, HealthCheckPlan, HttpProbe, HttpVersion, ProbePlan,
+    CheckHost, CheckPlan, GrpcProbe, HealthCheckPlan, HttpProbe, HttpVersion, ProbePlan, Security,
     StatusClass, Thresholds,
 };
-use crate::config::plan::{Origin, ServerEntry, Switch};
-use crate::config::value;
+use crate::config::plan::{GroupProtocol, Origin, ServerEntry, Switch};
+use crate::config::value::{self, ValueError};
 
 /// `protocol` of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub(in crate::config) enum CheckProtocol {
     Tcp,
     /// `http`
     Http,
+    /// `https`
+    Https,
     /// `grpc`
     Grpc,
 }
@@ -62,6 +65,35 @@ impl Resolver<'_> {
         })
     }
 
+    /// A check in plain HTTP/1.1, on the port where a server speaks something else, is taken with a warning.
+    pub(super) fn warn_of_foreign_check(
+        &mut self,
+        written: Option<&HealthCheckDocument>,
+        plan: &HealthCheckPlan,
+        protocol: GroupProtocol,
+    ) {
+        let (Some(written), HealthCheckPlan::On(plan)) = (written, plan) else {
+            return;
+        };
+        let (word, speak) = match protocol {
+            GroupProtocol::Http => return,
+            GroupProtocol::Https => ("https", "TLS"),
+            GroupProtocol::Grpc => ("grpc", "HTTP/2"),
+        };
+        let is_plain =
+            matches!(&plan.probe, ProbePlan::Http(probe) if probe.security == Security::Plain);
+        if plan.port.is_none() && is_plain {
+            let origin = origin(&written.protocol).unwrap_or(&written.origin);
+            let message = format!("servers that speak {speak} are checked in plain HTTP/1.1");
+            self.report
+                .warning(origin, message)
+                .label("most will be found unhealthy")
+                .help(format!(
+                    "say `protocol = \"{word}\"` in the table, or name another `port`"
+                ));
+        }
+    }
+
     fn check_port(&mut self, field: &Field<i64>, servers: &[ServerEntry]) -> Option<NonZeroU16> {
         let port = NonZeroU16::new(self.number("port", field, defaults::CHECK_PORT))?;
         let mut servers = servers.iter();
@@ -79,7 +111,7 @@ impl Resolver<'_> {
     fn probe(&mut self, written: &HealthCheckDocument) -> Option<ProbePlan> {
         let words = [
             ("http", Some(CheckProtocol::Http)),
-            ("https", None),
+            ("https", Some(CheckProtocol::Https)),
             ("tcp", Some(CheckProtocol::Tcp)),
             ("grpc", Some(CheckProtocol::Grpc)),
         ];
@@ -93,7 +125,13 @@ impl Resolver<'_> {
                 self.refuse_http_keys(written);
                 Some(ProbePlan::Tcp)
             }
-            CheckProtocol::Http => Some(ProbePlan::Http(HttpProbe {
+            CheckProtocol::Http | CheckProtocol::Https => Some(ProbePlan::Http(HttpProbe {
+                security: match protocol {
+                    CheckProtocol::Https => Security::Tls,
+                    CheckProtocol::Http | CheckProtocol::Tcp | CheckProtocol::Grpc => {
+                        Security::Plain
+                    }
+                },
                 method: self.check_method(&written.method)?,
                 version: self.check_version(&written.http_version)?,
                 path: self.check_path(&written.path)?,
@@ -167,7 +205,7 @@ impl Resolver<'_> {
         match field {
             Field::Absent => Some(defaults::CHECK_PATH.to_owned()),
             Field::Wrong => None,
-            Field::Given(written) => self.string_at("path", written, value::check_path),
+            Field::Given(written) => self.string_at("path", written, check_path),
         }
     }
 
@@ -175,9 +213,7 @@ impl Resolver<'_> {
         match field {
             Field::Absent => Some(defaults::CHECK_HOST),
             Field::Wrong => None,
-            Field::Given(written) => {
-                self.string_at("host", written, |text| value::check_host(&text))
-            }
+            Field::Given(written) => self.string_at("host", written, |text| check_host(&text)),
         }
     }
 
@@ -212,8 +248,7 @@ impl Resolver<'_> {
             return None;
         }
         let ranges = list.value.iter();
-        let ranges =
-            ranges.map(|range| self.string_at("codes", range, |text| value::grpc_codes(&text)));
+        let ranges = ranges.map(|range| self.string_at("codes", range, |text| grpc_codes(&text)));
         ranges.collect::<Vec<_>>().into_iter().collect()
     }
 
@@ -240,4 +275,47 @@ impl Resolver<'_> {
 
 fn origin<T>(field: &Field<T>) -> Option<&Origin> {
     field.given().map(|written| &written.origin)
+}
+
+/// The path of a health check, with its query (alb.md 7.4).
+fn check_path(value: String) -> Result<String, ValueError> {
+    let value = value::text(value, 1, defaults::CHECK_TEXT_LENGTH)?;
+    let is_allowed =
+        |byte: u8| byte.is_ascii_alphanumeric() || b"-/.%?#&=_;~!()*[]@$^:',+".contains(&byte);
+    if value.starts_with('/') && value.bytes().all(is_allowed) {
+        Ok(value)
+    } else {
+        Err(ValueError::CheckPath(value))
+    }
+}
+
+/// The Host of a health check: `$SERVER_IP`, a host name or an IP address.
+fn check_host(value: &str) -> Result<CheckHost, ValueError> {
+    if value == "$SERVER_IP" {
+        return Ok(CheckHost::ServerIp);
+    }
+    let value = value::text(value.to_owned(), 1, defaults::CHECK_TEXT_LENGTH)?;
+    let name = match value.parse::<IpAddr>() {
+        Ok(IpAddr::V4(ip)) => ip.to_string(),
+        Ok(IpAddr::V6(ip)) => format!("[{ip}]"),
+        Err(_) => value::host_name(&value)?,
+    };
+    match HeaderValue::try_from(name) {
+        Ok(name) => Ok(CheckHost::Name(name)),
+        Err(_) => Err(ValueError::HostName(value)),
+    }
+}
+
+/// gRPC statuses: one, or a range.
+fn grpc_codes(value: &str) -> Result<RangeInclusive<u8>, ValueError> {
+    let refused = || ValueError::GrpcCode(value.to_owned());
+    let (first, last) = value.split_once('-').unwrap_or((value, value));
+    let code = |text: &str| {
+        let is_number = (1..=2).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+        is_number.then(|| text.parse::<u8>().ok()).flatten()
+    };
+    match (code(first), code(last)) {
+        (Some(first), Some(last)) if first <= last => Ok(first..=last),
+        (Some(_) | None, Some(_) | None) => Err(refused()),
+    }
 }
