@@ -6,6 +6,7 @@ use http::Method;
 use crate::support::backend::{Backend, ok};
 use crate::support::client::{empty, request};
 use crate::support::proxy::Proxy;
+use crate::support::raw::Raw;
 
 /// Response rules, in their order.
 fn rules(bodies: &[&str]) -> String {
@@ -151,4 +152,34 @@ async fn answers_of_lockgates_own_are_left_alone() {
         assert_eq!(response.field("x-rule"), None);
     }
     drop(client.get("/f").await);
+}
+
+#[tokio::test]
+async fn an_upload_ends_well_whose_early_answer_is_replaced() {
+    // Answers at once, with more than a socket holds, and reads nothing.
+    let backend = Backend::raw(|stream, _| async move {
+        let mut raw = Raw::over(stream);
+        raw.read_head_unhurried().await;
+        let mut bytes = b"HTTP/1.1 500 Oops\r\nContent-Length: 30000000\r\n\r\n".to_vec();
+        bytes.resize(bytes.len() + 30_000_000, b'x');
+        let _ = raw.try_write(bytes).await;
+    });
+    let backend = backend.run().await;
+    let rules = rules(&[
+        "response_status = [\"500\"]\nfixed_response = { code = 503, content_type = \"text/plain\", body = \"later\" }",
+    ]);
+    let running = Proxy::to(&backend).listener(&rules).run().await;
+    let large = vec![b'x'; 8 * 1024 * 1024];
+    for mut client in [running.client().await, running.client_h2().await] {
+        let response = client.post("/", large.clone()).await;
+        assert_eq!(response.status, 503);
+        assert_eq!(response.text(), "later");
+    }
+    // Over HTTP/1 nothing that follows such a body is a request.
+    let mut raw = running.raw().await;
+    raw.write("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8388608\r\n\r\n")
+        .await;
+    let answer = raw.read_response().await;
+    assert_eq!(answer.status(), 503);
+    assert_eq!(answer.field("connection"), Some("close"));
 }

@@ -16,7 +16,7 @@ type Protected = &'static [&'static str];
 impl Resolver<'_> {
     /// What a request rule does to fields.
     pub(super) fn request_edits(&mut self, written: &RuleDocument) -> HeaderEdits {
-        self.edits(written, &defaults::FORBIDDEN_HEADER_NAMES)
+        self.edits(written, &defaults::KEPT_HEADERS)
     }
 
     /// What a response rule does to fields.
@@ -85,8 +85,7 @@ impl Resolver<'_> {
             self.missing(&row.origin, "this header has no `name`", help);
         }
         let name = row.name.given();
-        let name =
-            name.and_then(|name| self.header("name", name, &defaults::FORBIDDEN_HEADER_NAMES));
+        let name = name.and_then(|name| self.header("name", name, &defaults::KEPT_HEADERS));
         let value = self.inserted_value(row);
         let existing = match row.cover.given() {
             Some(Written { value: true, .. }) => Existing::Replaced,
