@@ -1,12 +1,12 @@
 //! Which rules are worth looking at: an index over the hosts and paths that rules ask for.
 //!
 //! A rule is filed under each of its hosts if all of them are names or `*.` and a name, and there under each of
-//! its paths if all are plain or end in `/*`; other rules are looked at for every request. Whoever is found is
-//! still asked whether all of its conditions hold.
+//! its paths if all are plain, end in `/*` or are expressions that begin with a folder; other rules are looked
+//! at for every request. Whoever is found is still asked whether all of its conditions hold.
 
 use std::collections::HashMap;
 
-use crate::config::rule::{Condition, Pattern};
+use crate::config::rule::{Case, Condition, Pattern, RegexText};
 
 /// Rules by host, then by path. A list holds rules in their order.
 #[derive(Debug, Default)]
@@ -194,12 +194,64 @@ fn path_keys(conditions: &[Condition]) -> Option<Vec<Key<'_>>> {
             let start = start.ends_with('/').then_some(start)?;
             plain(start).map(Key::Part)
         }
-        Pattern::Regex(_) => None,
+        Pattern::Regex(regex) => folder(regex).map(Key::Part),
     });
     keys.collect()
+}
+
+/// The folder that every path is in which an expression matches, where that is plain to see: `/app/` of
+/// `^/app/v[0-9]+`.
+fn folder(regex: &RegexText) -> Option<&[u8]> {
+    let expression = regex.text.strip_prefix('^')?;
+    if regex.case == Case::Ignored || expression.contains('|') {
+        return None;
+    }
+    let is_literal = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_~".contains(&byte);
+    let end = expression.bytes().position(|byte| !is_literal(byte));
+    let (literal, rest) = expression.split_at(end.unwrap_or(expression.len()));
+    // The character before one of these may be missing.
+    let is_sure = !rest.starts_with(['?', '*', '{']);
+    let sure = literal.len() - usize::from(!is_sure && !literal.is_empty());
+    let folder = literal.as_bytes().get(..sure)?;
+    let slash = folder.iter().rposition(|byte| *byte == b'/')?;
+    folder.get(..=slash)
 }
 
 /// A text without wildcards.
 fn plain(text: &str) -> Option<&[u8]> {
     (!text.contains(['*', '?'])).then_some(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_of_an_expression_is_where_all_it_matches_is() {
+        for (expression, case, expected) in [
+            ("^/app/[a-z]+$", Case::Told, Some("/app/")),
+            ("^/app/v1", Case::Told, Some("/app/")),
+            ("^/app/$", Case::Told, Some("/app/")),
+            ("^/app/(a)/b", Case::Told, Some("/app/")),
+            ("^/app/?", Case::Told, Some("/")),
+            ("^/app/*", Case::Told, Some("/")),
+            ("^/app/{0,1}", Case::Told, Some("/")),
+            ("^/app/+", Case::Told, Some("/app/")),
+            ("^/app\\.d/", Case::Told, Some("/")),
+            ("^/?", Case::Told, None),
+            ("^", Case::Told, None),
+            ("^?/app/", Case::Told, None),
+            ("^/app/|^/b/", Case::Told, None),
+            ("^/app/", Case::Ignored, None),
+            ("/app/", Case::Told, None),
+            ("^.*/app/", Case::Told, None),
+        ] {
+            let text = RegexText {
+                text: expression.to_owned(),
+                case,
+                captures: 0,
+            };
+            assert_eq!(folder(&text), expected.map(str::as_bytes), "{expression}");
+        }
+    }
 }

@@ -331,6 +331,7 @@ mod tests {
         ];
         let paths = [
             "/", "/a", "/a/*", "/a/b", "/a/b/*", "/*", "/?", "/a*", "/*b", "~b$", "/a/*/c",
+            "~^/a/", "~^/a/?b", "~^/a/b*$", "~^/a/b+",
         ];
         let host = vec(prop::sample::select(hosts.to_vec()), 1..3)
             .prop_map(|texts| Condition::Host(patterns(&texts)));
