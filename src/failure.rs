@@ -78,6 +78,8 @@ pub enum Failure {
     ConnectionMemory,
     /// The process was told to stop and drain_timeout ran out.
     Drained,
+    /// The server was taken away, and its time to finish ran out.
+    ServerDrained,
     /// An HTTP version that is not served.
     VersionUnsupported,
     /// An answer could not be compressed after its head was sent.
@@ -86,7 +88,7 @@ pub enum Failure {
 
 impl Failure {
     /// Every failure, for tests and documentation.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::NoServer,
         Self::TrafficLimited,
         Self::Exhausted,
@@ -122,6 +124,7 @@ impl Failure {
         Self::ClientBelowRate,
         Self::ConnectionMemory,
         Self::Drained,
+        Self::ServerDrained,
         Self::VersionUnsupported,
         Self::EncoderFailed,
     ];
@@ -162,7 +165,7 @@ impl Failure {
             Self::TransferCodingUnknown | Self::ProtocolUnknown => StatusCode::NOT_IMPLEMENTED,
             Self::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
             Self::VersionUnsupported => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-            Self::EncoderFailed => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::EncoderFailed | Self::ServerDrained => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -204,6 +207,7 @@ impl Failure {
             Self::ClientBelowRate => "client_below_min_rate",
             Self::ConnectionMemory => "connection_memory",
             Self::Drained => "drained",
+            Self::ServerDrained => "server_drained",
             Self::VersionUnsupported => "version_unsupported",
             Self::EncoderFailed => "encoder_failed",
         }
@@ -224,7 +228,7 @@ impl Failure {
             Self::BackendReset => "connection_terminated",
             Self::BackendUpgrade => "http_upgrade_failed",
             Self::ResponseTimeout => "http_response_timeout",
-            Self::Drained => "proxy_internal_response",
+            Self::Drained | Self::ServerDrained => "proxy_internal_response",
             Self::ClientTooSlow
             | Self::HeadTooSlow
             | Self::ClientGone
@@ -266,6 +270,7 @@ impl Failure {
             | Self::BackendClosed
             | Self::BackendMalformed
             | Self::BackendReset
+            | Self::ServerDrained
             | Self::ProtocolUnknown
             | Self::LoopDetected
             | Self::MisdirectedRequest

@@ -21,7 +21,7 @@
 //! # The code, in the order of the flow
 //! | where | what |
 //! |---|---|
-//! | [`addr`], [`network`], [`stream`], [`unsent`], [`pace`], [`timer`], [`task`], [`failure`], [`file`](mod@file), [`secret`] | vocabulary: addresses by position, sets of networks, the client's byte stream, how slow it may be, lazy deadlines, how a task is run, the one table from cause to status, how files are read, the secret that replicas share |
+//! | [`addr`], [`network`], [`stream`], [`unsent`], [`pace`], [`timer`], [`task`], [`failure`], [`file`](mod@file), [`secret`], [`mark`] | vocabulary: addresses by position, sets of networks, the client's byte stream, how slow it may be, lazy deadlines, how a task is run, the one table from cause to status, how files are read, the secret that replicas share, what stands for a server in a cookie |
 //! | [`config`] | the TOML file: document (what was written), plan (what was meant), report (what is wrong) |
 //! | [`accept`] | listening sockets, the PROXY protocol's header |
 //! | [`tls`] | PEM files, certificates and the choice among them, security policies, session tickets, the handshake; with the feature `legacy-tls`, OpenSSL for older clients |
@@ -30,7 +30,7 @@
 //! | [`transform`] | pure changes to messages: hop-by-hop fields, the client's address, X-Forwarded-*, loops, compression |
 //! | [`backend`] | groups, which servers may be asked, whose turn it is, pools, our own HTTP/1.1 exchange, gRPC over HTTP/2 |
 //! | [`telemetry`] | access log and process log |
-//! | [`listener`], [`connection`], [`exchange`], [`response_body`], [`upgrade`], [`rule`], [`proxy`] | composition: what a listener, a connection, an exchange and its answer are, what becomes of a tunnel, what a rule does, and a request from top to bottom |
+//! | [`listener`], [`connection`], [`exchange`], [`response_body`], [`upgrade`], [`rule`], [`stay`], [`proxy`] | composition: what a listener, a connection, an exchange and its answer are, what becomes of a tunnel, what a rule does, who is to answer, and a request from top to bottom |
 //! | [`daemon`] | the process: generations, workers, reload, drain, signals |
 //! | [`cli`] | the command line |
 //!
@@ -75,6 +75,7 @@ pub mod failure;
 pub mod file;
 pub mod http;
 pub mod listener;
+pub mod mark;
 pub mod network;
 pub mod pace;
 pub mod proxy;
@@ -82,6 +83,7 @@ pub mod response_body;
 pub mod route;
 pub mod rule;
 pub mod secret;
+pub mod stay;
 pub mod stream;
 pub mod task;
 pub mod telemetry;

@@ -21,7 +21,6 @@ use crate::backend::http1::download::{AnswerBody, Download};
 use crate::backend::http1::names::Verbatim;
 use crate::backend::http1::request::{BackendVersion, BodyFraming};
 use crate::backend::http1::upload::Expectation;
-use crate::backend::retirement::Retiree;
 use crate::backend::send::{Answer, AnswerHead, Outgoing, Trace, send};
 use crate::config::plan::{CompressionPlan, GroupId, GroupProtocol, Switch};
 use crate::config::rule::RequestRule;
@@ -35,6 +34,7 @@ use crate::http::request::{self, Continue, Host};
 use crate::pace::Inflow;
 use crate::response_body::{Compression, PlainBody, ResponseBody};
 use crate::rule::{self, Course, Site, Taken};
+use crate::stay::Stay;
 use crate::transform::compression::negotiate::{self, Accepted, Decision};
 use crate::transform::{hop_by_hop, request_id};
 use crate::upgrade;
@@ -74,18 +74,17 @@ pub async fn handle(
         site,
     };
     let mut response = match outcome {
-        Ok(Outcome::Asked(Answer::Response(head, body), _)) => {
+        Ok(Outcome::Asked(Answer::Response(head, body))) => {
             pass_on(head, body, &scene, exchange, pace)
         }
-        Ok(Outcome::Asked(Answer::Reset(reason), _)) => {
+        Ok(Outcome::Asked(Answer::Reset(reason))) => {
             return Err(exchange.reset(Failure::BackendReset, reason));
         }
         // As for a head that there is no room for.
         Err(failure @ Failure::ConnectionMemory) => {
             return Err(exchange.reset(failure, h2::Reason::REFUSED_STREAM));
         }
-        Ok(Outcome::Asked(Answer::Switched(head, backend), group)) => {
-            let retiree = Retiree::new(&view.live.group(group).retirement);
+        Ok(Outcome::Asked(Answer::Switched(head, backend, retiree))) => {
             let tunnel = Tunnel::new(backend, exchange, retiree);
             upgrade::open(head, tunnel, pace.zip(stream), &connection)
         }
@@ -202,8 +201,8 @@ impl Asked {
 
 /// What came of a request.
 enum Outcome {
-    /// A server of this group was asked.
-    Asked(Answer, GroupId),
+    /// A server was asked.
+    Asked(Answer),
     /// Its rule answered.
     Ruled(Response<Bytes>, Ruled),
 }
@@ -219,7 +218,7 @@ async fn answer(
     match rule::course(taken, parts, site)? {
         Course::Forward(group) => {
             let answer = forward(parts, body, (taken, group), site, exchange).await?;
-            Ok(Outcome::Asked(answer, group))
+            Ok(Outcome::Asked(answer))
         }
         Course::Answer(mut response, how) => {
             match how {
@@ -251,8 +250,8 @@ async fn forward(
     let expectation = expectation(parts)?;
     let upgrade = upgrade::websocket(parts, &body)?;
     let framing = framing(parts, &body);
-    let client = || listener.client_ip(&parts.headers, connection.client).ip();
-    let preference = group.shared.balance.preference(parts.uri.query(), client);
+    let stay = Stay::of(parts, group);
+    let preference = stay.preference(parts, group, listener, connection.client);
     hop_by_hop::clean_request(&mut parts.headers, listener.client_header());
     hop_by_hop::remove_names(&mut parts.headers, listener.own_names());
     rule::edit(taken, parts, site);
@@ -295,10 +294,9 @@ async fn forward(
         tracing::debug!(server = ?trace.server.as_ref().map(|s| s.endpoint()), %error, "a request failed");
         Failure::from(&error)
     })?;
-    match bridge {
-        None => Ok(answer),
-        Some(expected) => upgrade::bridged(answer, &expected),
-    }
+    let mut answer = upgrade::bridged(answer, bridge.as_ref())?;
+    stay.tell(&mut answer, trace.mark, group, listener.key.proto());
+    Ok(answer)
 }
 
 /// Whether the client waits for permission to send its body.

@@ -30,9 +30,12 @@ pub fn bridge(parts: &mut Parts) -> Result<Option<websocket::Expected>, Failure>
 }
 
 /// An answer that would open a tunnel on HTTP/2 must open one on HTTP/1.1, to a server that knows WebSocket.
-pub fn bridged(answer: Answer, expected: &websocket::Expected) -> Result<Answer, Failure> {
+pub fn bridged(answer: Answer, expected: Option<&websocket::Expected>) -> Result<Answer, Failure> {
+    let Some(expected) = expected else {
+        return Ok(answer);
+    };
     let is_sound = match &answer {
-        Answer::Switched(head, _) => expected.is_met(&head.headers),
+        Answer::Switched(head, ..) => expected.is_met(&head.headers),
         Answer::Response(head, _) => !head.status.is_success(),
         Answer::Reset(_) => true,
     };

@@ -1,9 +1,9 @@
 //! A server group as one worker sees it: whose turn it is, and the connections it keeps.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,14 +11,17 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::balance::wrr::SmoothWrr;
-use super::balance::{Balance, Preference, least};
+use super::balance::{Balance, Preference, least, slow};
+use super::health::State;
 use super::http2::link::Links;
 use super::pool::Pool;
-use super::retirement::Retirement;
+use super::retirement::{Retiree, Retirement};
 use super::server::{Active, Server};
 use super::tls::{Asked, BackendTls};
 use crate::addr::BackendAddr;
+use crate::config::balance::{DrainPlan, SlowStart, StickyPlan};
 use crate::config::plan::{GroupPlan, GroupProtocol, Keepalive};
+use crate::mark::{Mark, Marker};
 use crate::task::Spawn;
 
 /// What names stand for now, by name.
@@ -39,6 +42,12 @@ pub struct SharedGroup {
     pub weights: Vec<u8>,
     /// How it chooses among them.
     pub balance: Balance,
+    /// How clients are kept with them.
+    pub sticky: StickyPlan,
+    /// What stands for each of them in a client's cookie; empty where clients are not kept.
+    marks: Vec<Mark>,
+    /// What becomes of what goes on with one that is taken away.
+    pub drain: DrainPlan,
     /// What becomes of connections after an exchange.
     pub keepalive: Keepalive,
     /// How long a connect may take.
@@ -55,6 +64,7 @@ impl SharedGroup {
         plan: &GroupPlan,
         tls: Option<Arc<BackendTls>>,
         addresses: &Addresses,
+        marker: &Marker,
         previous: Option<&Self>,
     ) -> Self {
         let name: Arc<str> = plan.name.as_str().into();
@@ -69,8 +79,18 @@ impl SharedGroup {
                 weights.push(entry.weight);
             }
         }
+        let mark = |server: &Arc<Server>| marker.mark("server", &server.endpoint().to_string());
+        let marks = match &plan.sticky {
+            StickyPlan::Off => Vec::new(),
+            StickyPlan::Insert(_) | StickyPlan::Rewrite { .. } => {
+                servers.iter().map(mark).collect()
+            }
+        };
         Self {
             name,
+            sticky: plan.sticky.clone(),
+            marks,
+            drain: plan.drain,
             protocol: plan.protocol,
             tls,
             balance: Balance::new(&plan.scheduler, &servers, &weights),
@@ -80,6 +100,25 @@ impl SharedGroup {
             connect_timeout: plan.connect_timeout,
             retries: plan.retries,
         }
+    }
+
+    /// The server that a mark stands for, by index.
+    pub fn marked(&self, mark: Mark) -> Option<usize> {
+        self.marks.iter().position(|known| *known == mark)
+    }
+
+    /// Its weights in the steps of weighted round robin.
+    fn steps(&self) -> Vec<i64> {
+        let scale = self.balance.scale();
+        let weights = self.weights.iter();
+        weights.map(|weight| i64::from(*weight) * scale).collect()
+    }
+
+    /// The weight of a server that it has.
+    fn weight_of(&self, server: &Arc<Server>) -> Option<u8> {
+        let mut all = self.servers.iter().zip(&self.weights);
+        let same = all.find(|(known, _)| Arc::ptr_eq(known, server));
+        same.map(|(_, weight)| *weight)
     }
 
     /// Whether its servers are those of `other`, one for one.
@@ -122,6 +161,13 @@ pub struct Member {
     pub pool: Rc<Pool>,
     /// This worker's HTTP/2 connections to it.
     pub links: Rc<Links>,
+    /// What ends that which goes on with it.
+    pub retirement: Rc<Retirement>,
+    /// What stands for it in a client's cookie, where its group keeps clients.
+    pub mark: Option<Mark>,
+    drain: DrainPlan,
+    /// Whether it was healthy when this worker last looked.
+    health: Cell<State>,
 }
 
 /// A group, in one worker.
@@ -129,9 +175,9 @@ pub struct Member {
 pub struct Group {
     /// What all workers know of it.
     pub shared: Arc<SharedGroup>,
-    /// What ends that which outlives it.
-    pub retirement: Rc<Retirement>,
     members: Vec<Member>,
+    /// Of servers that it had before, as long as something goes on with them.
+    former: RefCell<Vec<Weak<Retirement>>>,
     standings: RefCell<SmoothWrr>,
 }
 
@@ -152,6 +198,67 @@ impl Tried {
 }
 
 impl Member {
+    /// A server as one worker sees it, with what `same`, the same server before, knows and the connections
+    /// that `kept` has, which is absent where they are other ones from now on.
+    fn new(
+        server: &Arc<Server>,
+        mark: Option<Mark>,
+        group: &SharedGroup,
+        (same, kept): (Option<&Self>, Option<&Self>),
+        spawn: Spawn,
+    ) -> Self {
+        let keepalive = group.keepalive;
+        let retirement = same.map_or_else(Rc::default, |member| Rc::clone(&member.retirement));
+        let (tls, pool, links) = match kept {
+            Some(member) => (
+                member.tls.clone(),
+                Rc::clone(&member.pool),
+                Rc::clone(&member.links),
+            ),
+            None => (
+                group.tls.as_ref().map(|tls| Rc::new(tls.for_server())),
+                Rc::new(Pool::new(
+                    Arc::clone(server),
+                    keepalive,
+                    Rc::clone(&retirement),
+                )),
+                Rc::new(Links::new(keepalive, Rc::clone(&retirement), spawn)),
+            ),
+        };
+        Self {
+            server: Arc::clone(server),
+            tls,
+            pool,
+            links,
+            health: Cell::new(same.map_or_else(|| server.health(), |member| member.health.get())),
+            retirement,
+            mark,
+            drain: group.drain,
+        }
+    }
+
+    /// What ends a request to it before it is answered: only where it may be drained, for what goes on would
+    /// else go on to its end.
+    pub fn retiree(&self) -> Option<Retiree> {
+        match self.drain {
+            DrainPlan::Off => None,
+            DrainPlan::Within(_) => Some(Retiree::new(&self.retirement)),
+        }
+    }
+
+    /// No group has it any more, or with other connections.
+    fn close(&self) {
+        self.pool.close();
+        self.links.close();
+    }
+
+    /// Whether it has become unhealthy since the last look.
+    fn has_fallen_ill(&self) -> bool {
+        let now = self.server.health();
+        let before = self.health.replace(now);
+        now == State::Unhealthy && before != State::Unhealthy
+    }
+
     /// By what name the server is asked for, if its connections are secured, for a request with this Host.
     pub fn asked<'a>(&'a self, host: Option<&'a HeaderValue>) -> Option<Asked<'a>> {
         let tls = self.tls.as_ref()?;
@@ -168,58 +275,44 @@ impl Group {
         previous: Option<&Self>,
         spawn: Spawn,
     ) -> Self {
-        let retirement = previous.map_or_else(Rc::default, |group| Rc::clone(&group.retirement));
+        let marks = shared.marks.iter().copied().map(Some);
         let members = shared
             .servers
             .iter()
-            .map(|server| {
-                let known = previous.and_then(|group| group.member(server, &shared));
-                known.unwrap_or_else(|| Member {
-                    server: Arc::clone(server),
-                    tls: shared.tls.as_ref().map(|tls| Rc::new(tls.for_server())),
-                    pool: Rc::new(Pool::new(
-                        Arc::clone(server),
-                        shared.keepalive,
-                        Rc::clone(&retirement),
-                    )),
-                    links: Rc::new(Links::new(shared.keepalive, Rc::clone(&retirement), spawn)),
-                })
+            .zip(marks.chain(std::iter::repeat(None)))
+            .map(|(server, mark)| {
+                let same = previous.and_then(|group| group.member(server));
+                let kept = previous.and_then(|group| group.kept(server, &shared));
+                Member::new(server, mark, &shared, (same, kept), spawn)
             })
             .collect();
+        let steps = shared.steps();
         let standings = match previous {
-            Some(group) if group.shared.weights == shared.weights => {
-                group.standings.borrow().clone()
-            }
-            _ => SmoothWrr::with_offset(&shared.weights, worker),
+            Some(group) if group.shared.steps() == steps => group.standings.borrow().clone(),
+            _ => SmoothWrr::with_offset(&steps, worker),
         };
         Self {
             shared,
-            retirement,
             members,
+            former: RefCell::default(),
             standings: RefCell::new(standings),
         }
     }
 
     /// What it has of a server, for the same group as it is from now on, unless connections are other ones then.
-    fn member(&self, server: &Arc<Server>, next: &SharedGroup) -> Option<Member> {
+    fn kept(&self, server: &Arc<Server>, next: &SharedGroup) -> Option<&Member> {
         let is_same_tls = match (&self.shared.tls, &next.tls) {
             (Some(tls), Some(next)) => Arc::ptr_eq(tls, next),
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         };
-        if !is_same_tls {
-            return None;
-        }
+        let same = self.member(server)?;
+        (is_same_tls && same.pool.keepalive() == next.keepalive).then_some(same)
+    }
+
+    fn member(&self, server: &Arc<Server>) -> Option<&Member> {
         let mut members = self.members.iter();
-        let same = members.find(|member| {
-            Arc::ptr_eq(&member.server, server) && member.pool.keepalive() == next.keepalive
-        })?;
-        Some(Member {
-            server: Arc::clone(&same.server),
-            tls: same.tls.clone(),
-            pool: Rc::clone(&same.pool),
-            links: Rc::clone(&same.links),
-        })
+        members.find(|member| Arc::ptr_eq(&member.server, server))
     }
 
     /// The server whose turn it is, of those that were not tried already: one that may be asked, or any, by
@@ -250,8 +343,19 @@ impl Group {
 
     fn choose(&self, preference: Preference, eligible: impl Fn(usize) -> bool) -> Option<usize> {
         let weights = &self.shared.weights;
+        if let Some(server) = preference.server
+            && weights.get(server).is_some_and(|weight| *weight > 0)
+            && eligible(server)
+        {
+            return Some(server);
+        }
         match &self.shared.balance {
-            Balance::RoundRobin => self.standings.borrow_mut().pick(weights, eligible),
+            Balance::RoundRobin(SlowStart::Off) => {
+                self.standings.borrow_mut().pick(weights, eligible)
+            }
+            Balance::RoundRobin(SlowStart::Over(duration)) => {
+                self.choose_slowly(*duration, eligible)
+            }
             Balance::LeastConnections => {
                 let active = |index: usize| {
                     let member = self.members.get(index);
@@ -266,33 +370,212 @@ impl Group {
         }
     }
 
+    /// Weighted round robin among servers whose weights may be growing.
+    fn choose_slowly(&self, duration: Duration, eligible: impl Fn(usize) -> bool) -> Option<usize> {
+        let now = Instant::now();
+        let weights = &self.shared.weights;
+        let servers = || self.members.iter().zip(weights).enumerate();
+        let serving =
+            |member: &Member| now.saturating_duration_since(member.server.serving_since());
+        let some_are_warm = servers().any(|(index, (member, weight))| {
+            *weight > 0 && serving(member) >= duration && eligible(index)
+        });
+        let weight = |index: usize| match (self.members.get(index), weights.get(index)) {
+            (Some(member), Some(weight)) if eligible(index) => match some_are_warm {
+                true => slow::weight(*weight, serving(member), duration),
+                false => slow::whole(*weight),
+            },
+            _ => 0,
+        };
+        self.standings.borrow_mut().pick_by(weights.len(), weight)
+    }
+
     /// Counts an exchange that a server gets, where that matters to others.
     pub fn count(&self, member: &Member) -> Option<Active> {
         match self.shared.balance {
             Balance::LeastConnections => Some(Active::begin(&member.server)),
-            Balance::RoundRobin | Balance::SourceHash(_) | Balance::QueryHash(..) => None,
+            Balance::RoundRobin(_) | Balance::SourceHash(_) | Balance::QueryHash(..) => None,
         }
     }
 
-    /// Closes the pools that are not among those of `next`, the same group as it is from now on.
-    pub fn leave_to(&self, next: Option<&Self>) {
-        for member in &self.members {
-            let goes_on = next.is_some_and(|group| {
-                let mut members = group.members.iter();
-                members.any(|other| Rc::ptr_eq(&other.pool, &member.pool))
-            });
-            if !goes_on {
-                member.pool.close();
-                member.links.close();
+    /// Leaves off: `next` is the same group as it is from now on. Pools that it has not got are closed, and what
+    /// goes on with servers that it takes away is drained. With no next, everything ends after `drain_timeout`,
+    /// or as the group itself says.
+    pub fn leave_to(&self, next: Option<&Self>, drain_timeout: Duration) {
+        let now = Instant::now();
+        let Some(next) = next else {
+            let limit = match self.shared.drain {
+                DrainPlan::Off => drain_timeout,
+                DrainPlan::Within(limit) => limit,
+            };
+            for member in &self.members {
+                member.close();
+                member.retirement.begin(now + limit);
+            }
+            for former in self.former.borrow().iter().filter_map(Weak::upgrade) {
+                former.begin(now + limit);
+            }
+            return;
+        };
+        let mut former = next.former.borrow_mut();
+        former.extend(self.former.take());
+        former.retain(|retirement| retirement.strong_count() > 0);
+        for (member, before) in self.members.iter().zip(&self.shared.weights) {
+            let after = next.member(&member.server);
+            if after.is_none_or(|after| !Rc::ptr_eq(&after.pool, &member.pool)) {
+                member.close();
+            }
+            match (next.shared.drain, next.shared.weight_of(&member.server)) {
+                (drain, None) => {
+                    former.push(Rc::downgrade(&member.retirement));
+                    if let DrainPlan::Within(limit) = drain {
+                        member.retirement.begin(now + limit);
+                    }
+                }
+                (DrainPlan::Within(limit), Some(0)) if *before > 0 => {
+                    member.retirement.drain(now + limit);
+                }
+                (DrainPlan::Off | DrainPlan::Within(_), Some(_)) => {}
             }
         }
     }
 
-    /// Closes idle connections that are too old or were closed by their server.
+    /// Drains servers that have become unhealthy, where the group is to; closes idle connections that are too
+    /// old or were closed by their server.
     pub fn sweep(&self, now: Instant) {
         for member in &self.members {
+            if let (true, DrainPlan::Within(limit)) = (member.has_fallen_ill(), self.shared.drain) {
+                member.retirement.drain(now + limit);
+            }
             member.pool.sweep(now);
             member.links.sweep(now);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::health::Outcome;
+    use crate::config::balance::Scheduler;
+    use crate::config::health::{HealthCheckPlan, Thresholds};
+    use crate::config::plan::{Origin, ServerEntry};
+
+    const GROWS: Duration = Duration::from_secs(40);
+
+    fn plan(ports: &[u16]) -> GroupPlan {
+        let entry = |port: &u16| ServerEntry {
+            address: BackendAddr::Ip(SocketAddr::from(([127, 0, 0, 1], *port))),
+            weight: 100,
+            origin: Origin::default(),
+        };
+        GroupPlan {
+            name: "app".into(),
+            protocol: GroupProtocol::Http,
+            servers: ports.iter().map(entry).collect(),
+            scheduler: Scheduler::RoundRobin(SlowStart::Over(GROWS)),
+            sticky: StickyPlan::Off,
+            drain: DrainPlan::Off,
+            keepalive: Keepalive::Off,
+            connect_timeout: Duration::from_secs(1),
+            retries: 0,
+            health_check: HealthCheckPlan::Off,
+            tls: None,
+            origin: Origin::default(),
+        }
+    }
+
+    fn group(ports: &[u16], previous: Option<&Group>) -> Group {
+        let marker = Marker::random().unwrap();
+        let before = previous.map(|group| &*group.shared);
+        let shared = SharedGroup::new(&plan(ports), None, &Addresses::new(), &marker, before);
+        Group::new(Arc::new(shared), 0, previous, |_| {})
+    }
+
+    /// How many of a thousand requests each server gets.
+    fn shares(group: &Group) -> Vec<usize> {
+        let mut shares = vec![0; group.members.len()];
+        for _ in 0..1000 {
+            let mut tried = Tried::default();
+            group.pick(Preference::default(), &mut tried).unwrap();
+            shares[tried.0[0]] += 1;
+        }
+        shares
+    }
+
+    fn assert_about(shares: &[usize], expected: &[usize]) {
+        let near = |(share, expected): (&usize, &usize)| share.abs_diff(*expected) <= 10;
+        assert!(
+            shares.iter().zip(expected).all(near),
+            "{shares:?} {expected:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_comes_gets_its_share_little_by_little() {
+        let before = group(&[1, 2], None);
+        assert_about(&shares(&before), &[500, 500]);
+        tokio::time::advance(GROWS).await;
+        let after = group(&[1, 2, 3], Some(&before));
+        // A hundredth, a quarter, a half, and all of its weight.
+        assert_about(&shares(&after), &[497, 497, 5]);
+        tokio::time::advance(GROWS / 4).await;
+        assert_about(&shares(&after), &[444, 444, 111]);
+        tokio::time::advance(GROWS / 4).await;
+        assert_about(&shares(&after), &[400, 400, 200]);
+        tokio::time::advance(GROWS / 2).await;
+        assert_about(&shares(&after), &[333, 333, 333]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_all_servers_are_at_their_beginning_each_has_its_whole_weight() {
+        let before = group(&[1, 2], None);
+        tokio::time::advance(GROWS / 2).await;
+        let after = group(&[1, 2, 3], Some(&before));
+        assert_about(&shares(&after), &[333, 333, 333]);
+        // Nobody is spared for those who are not asked.
+        tokio::time::advance(GROWS / 2).await;
+        assert_about(&shares(&after), &[400, 400, 200]);
+        for member in &after.members[..2] {
+            member.server.refused(Instant::now());
+        }
+        assert_about(&shares(&after), &[0, 0, 1000]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_recovers_begins_again() {
+        let group = group(&[1, 2], None);
+        tokio::time::advance(GROWS).await;
+        assert_about(&shares(&group), &[500, 500]);
+        let thresholds = Thresholds {
+            healthy: 1,
+            unhealthy: 1,
+        };
+        let server = &group.members[1].server;
+        server.checked(Outcome::Failed, thresholds, Instant::now());
+        assert_about(&shares(&group), &[1000, 0]);
+        server.checked(Outcome::Passed, thresholds, Instant::now());
+        assert_about(&shares(&group), &[990, 10]);
+        tokio::time::advance(GROWS / 2).await;
+        assert_about(&shares(&group), &[667, 333]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_whose_client_stays_is_asked_unless_it_may_not_be() {
+        let group = group(&[1, 2], None);
+        let preference = Preference {
+            server: Some(1),
+            ..Preference::default()
+        };
+        let first = |group: &Group| {
+            let mut tried = Tried::default();
+            group.pick(preference, &mut tried).unwrap();
+            tried.0[0]
+        };
+        assert_eq!([first(&group), first(&group), first(&group)], [1, 1, 1]);
+        group.members[1].server.refused(Instant::now());
+        assert_eq!([first(&group), first(&group)], [0, 0]);
+        group.members[0].server.refused(Instant::now());
+        assert_eq!(first(&group), 1);
     }
 }

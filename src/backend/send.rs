@@ -25,10 +25,12 @@ use super::http1::upload::{CleanTrailers, Expectation, Upload, UploadError};
 use super::http2::{self, link::Window};
 use super::pool::Connection;
 use super::request_body::RequestBody;
+use super::retirement::Retiree;
 use super::server::{Active, Server};
 use crate::addr::BackendAddr;
 use crate::config::plan::{GroupProtocol, Keepalive};
 use crate::failure::Failure;
+use crate::mark::Mark;
 use crate::pace::Inflow;
 
 /// What a server says of its idle connections (RFC 2068 section 19.7.1.1).
@@ -75,7 +77,7 @@ pub enum Answer {
     /// A response.
     Response(AnswerHead, AnswerBody),
     /// 101, as asked for: both sides speak the new protocol from here on.
-    Switched(AnswerHead, Box<Connection>),
+    Switched(AnswerHead, Box<Connection>, Retiree),
     /// HTTP/2: the stream was reset instead, for this reason.
     Reset(Reason),
 }
@@ -105,7 +107,15 @@ impl Answer {
     /// Its status, if it has one.
     pub fn status(&self) -> Option<StatusCode> {
         match self {
-            Self::Response(head, _) | Self::Switched(head, _) => Some(head.status),
+            Self::Response(head, _) | Self::Switched(head, ..) => Some(head.status),
+            Self::Reset(_) => None,
+        }
+    }
+
+    /// Its fields, if it has any.
+    pub fn headers_mut(&mut self) -> Option<&mut HeaderMap> {
+        match self {
+            Self::Response(head, _) | Self::Switched(head, ..) => Some(&mut head.headers),
             Self::Reset(_) => None,
         }
     }
@@ -169,7 +179,7 @@ impl From<&ExchangeError> for Failure {
             ExchangeError::ClientTimeout => Self::ClientTooSlow,
             ExchangeError::ClientBelowRate => Self::ClientBelowRate,
             ExchangeError::BackendTimeout => Self::ResponseTimeout,
-            ExchangeError::Retired => Self::Drained,
+            ExchangeError::Retired => Self::ServerDrained,
             ExchangeError::Unsendable => Self::HostInvalid,
             ExchangeError::Unasked => Self::BackendUpgrade,
             ExchangeError::Stream(error) if error.is_remote() => Self::BackendReset,
@@ -191,6 +201,8 @@ pub struct Trace {
     pub server: Option<Arc<Server>>,
     /// Counts the exchange as one of that server's, where the group counts them.
     pub active: Option<Active>,
+    /// What stands for that server in a client's cookie.
+    pub mark: Option<Mark>,
     /// When the first attempt began.
     pub began: Instant,
     /// Bytes of the client's body that had been read when the answer came.
@@ -203,6 +215,7 @@ impl Trace {
         Self {
             server: None,
             active: None,
+            mark: None,
             began: Instant::now(),
             received: 0,
         }
@@ -212,6 +225,7 @@ impl Trace {
     pub fn ask(&mut self, member: &Member, group: &Group) {
         self.server = Some(Arc::clone(&member.server));
         self.active = group.count(member);
+        self.mark = member.mark;
     }
 }
 
@@ -359,6 +373,7 @@ async fn run(
         outgoing.timeout,
         outgoing.inflow.clone(),
     );
+    exchange.retiree = member.retiree();
     let answered = poll_fn(|cx| exchange.poll(cx)).await;
     trace.received = exchange.upload.received();
     match &answered {
@@ -379,7 +394,8 @@ async fn run(
         Ok(Answered::Switched(head)) => match outgoing.upgrade {
             None => Err(Failed::Final(SendError::Unasked)),
             Some(asked) if agrees(&head, asked) => {
-                Ok(Answer::Switched(head.into(), exchange.connection))
+                let retiree = Retiree::new(&member.retirement);
+                Ok(Answer::Switched(head.into(), exchange.connection, retiree))
             }
             Some(_) => Err(Failed::Final(SendError::OtherProtocol)),
         },

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::config::balance::Scheduler;
 use crate::config::client::PeerTrust;
 use crate::config::client_auth::{ClientAuthMode, ClientCertPlan, FingerprintHash, NamedHeader};
 use crate::config::health::{CheckHost, HttpVersion, StatusClass};
@@ -255,8 +254,20 @@ pub const WEIGHT: Rule<u8> = Rule {
 };
 /// `protocol` of a server group: HTTP/1.1 (alb.md 7.1).
 pub const GROUP_PROTOCOL: GroupProtocol = GroupProtocol::Http;
-/// `scheduler`: weighted round robin (alb.md 7.2).
-pub const SCHEDULER: Scheduler = Scheduler::RoundRobin;
+/// `enabled` of sticky_session: no (alb.md 7.3).
+pub const STICKY_SESSION: Switch = Switch::Off;
+/// `cookie` of an inserted sticky session (alb.md 7.3).
+pub const STICKY_COOKIE: &str = "SERVERID";
+/// The longest `cookie`, in characters (alb.md 7.3).
+pub const COOKIE_NAME_LENGTH: usize = 200;
+/// `enabled` of slow_start: no (alb.md 7.6).
+pub const SLOW_START: Switch = Switch::Off;
+/// `duration` of slow_start: 30 s, 30 to 900 (alb.md 7.6).
+pub const SLOW_START_DURATION: Rule<Duration> = seconds(30, 30, 900);
+/// `enabled` of connection_drain: no (alb.md 7.5).
+pub const CONNECTION_DRAIN: Switch = Switch::Off;
+/// `timeout` of connection_drain: 300 s, 0 to 900 (alb.md 7.5).
+pub const DRAIN_SERVER_TIMEOUT: Rule<Duration> = seconds(300, 0, 900);
 /// The longest `hash_query_parameter`, in characters; ours.
 pub const QUERY_PARAMETER_LENGTH: usize = 128;
 /// `verify` of connections to HTTPS servers: no, as for nginx (alb.md 7.7).
@@ -348,7 +359,7 @@ pub const STATUS: Rule<u16> = Rule {
 pub const METHODS: [&str; 7] = ["HEAD", "GET", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"];
 /// The most groups of `forward` (alb.md 6.3).
 pub const FORWARD_GROUPS: usize = 5;
-/// `timeout` of `sticky` in `forward`: 1000 s, 1 to 86400 (alb.md 6.3).
+/// `timeout` of sticky_session, and of `sticky` in `forward`: 1000 s, 1 to 86400 (alb.md 7.3, 6.3).
 pub const STICKY_TIMEOUT: Rule<Duration> = seconds(1000, 1, 86_400);
 /// `qps` and `per_ip_qps`, 1 to 1000000 (alb.md 6.3, section 13); absent: no limit.
 pub const QPS: Rule<u32> = Rule {

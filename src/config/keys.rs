@@ -349,6 +349,9 @@ pub(super) const SERVER_GROUP: Keys = Keys {
         "servers",
         "scheduler",
         "hash_query_parameter",
+        "sticky_session",
+        "slow_start",
+        "connection_drain",
         "keepalive",
         "keepalive_idle",
         "connect_timeout",
@@ -356,15 +359,7 @@ pub(super) const SERVER_GROUP: Keys = Keys {
         "tls",
         "health_check",
     ],
-    not_yet: &[
-        ("max_connections_per_server", Off::Zero),
-        (
-            "sticky_session",
-            Off::Disabled(&["enabled", "type", "cookie", "timeout"]),
-        ),
-        ("slow_start", Off::Disabled(&["enabled", "duration"])),
-        ("connection_drain", Off::Disabled(&["enabled", "timeout"])),
-    ],
+    not_yet: &[("max_connections_per_server", Off::Zero)],
 };
 
 /// `[server_group.tls]`
@@ -391,6 +386,27 @@ pub(super) const HEALTH_CHECK: Keys = Keys {
         "host",
         "codes",
     ],
+    not_yet: &[],
+};
+
+/// `[server_group.sticky_session]`
+pub(super) const STICKY_SESSION: Keys = Keys {
+    title: "[server_group.sticky_session]",
+    works: &["enabled", "type", "cookie", "timeout"],
+    not_yet: &[],
+};
+
+/// `[server_group.slow_start]`
+pub(super) const SLOW_START: Keys = Keys {
+    title: "[server_group.slow_start]",
+    works: &["enabled", "duration"],
+    not_yet: &[],
+};
+
+/// `[server_group.connection_drain]`
+pub(super) const CONNECTION_DRAIN: Keys = Keys {
+    title: "[server_group.connection_drain]",
+    works: &["enabled", "timeout"],
     not_yet: &[],
 };
 
@@ -433,6 +449,9 @@ pub(super) const TABLES: &[&Keys] = &[
     &SERVER_GROUP,
     &BACKEND_TLS,
     &HEALTH_CHECK,
+    &STICKY_SESSION,
+    &SLOW_START,
+    &CONNECTION_DRAIN,
     &SERVER_ENTRY,
 ];
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::addr::BackendAddr;
 use crate::config::backend_tls::BackendTlsPlan;
-use crate::config::balance::Scheduler;
+use crate::config::balance::{DrainPlan, Scheduler, StickyPlan};
 use crate::config::client::{AccessPlan, ClientIpPlan, ProxyProtocol};
 use crate::config::client_auth::{ClientAuthPlan, ClientCertPlan};
 use crate::config::health::HealthCheckPlan;
@@ -348,6 +348,10 @@ pub struct GroupPlan {
     pub servers: Vec<ServerEntry>,
     /// `scheduler`
     pub scheduler: Scheduler,
+    /// `sticky_session`
+    pub sticky: StickyPlan,
+    /// `connection_drain`
+    pub drain: DrainPlan,
     /// `keepalive` and `keepalive_idle`
     pub keepalive: Keepalive,
     /// `connect_timeout`

@@ -15,7 +15,7 @@ use rustls_pki_types::ServerName;
 use tracing_subscriber::EnvFilter;
 
 use crate::addr::BackendAddr;
-use crate::config::defaults::{self, DNS_PORT, LARGEST_GRPC_CODE, Rule, TAG_LENGTH};
+use crate::config::defaults::{DNS_PORT, LARGEST_GRPC_CODE, Rule, TAG_LENGTH};
 use crate::config::document::Quantity;
 use crate::config::plan::ListenAddress;
 use crate::config::suggest;
@@ -335,22 +335,6 @@ pub(super) fn header_value(value: String) -> Result<String, ValueError> {
 /// A header's name.
 pub(super) fn header_name(value: &str) -> Result<HeaderName, ValueError> {
     HeaderName::try_from(value).map_err(|_| ValueError::HeaderName(value.to_owned()))
-}
-
-/// A query parameter's name, as it stands in a request's target.
-pub(super) fn query_parameter(value: String) -> Result<String, ValueError> {
-    let value = text(value, 1, defaults::QUERY_PARAMETER_LENGTH)?;
-    let stands_in_a_name =
-        |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'&' | b'=' | b'#');
-    if value.bytes().all(stands_in_a_name) {
-        Ok(value)
-    } else {
-        Err(ValueError::Malformed {
-            text: value,
-            kind: "a parameter's name",
-            expected: "a name as it stands in a query, percent-encoded where it must be".into(),
-        })
-    }
 }
 
 /// IP addresses and networks: one, or several as ALB writes them, with `;` between them.

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 
 use super::certificates::Certificates;
-use super::{backend_tls, client_auth, tickets};
+use super::{backend_tls, client_auth, sticky, tickets};
 use crate::addr::BackendAddr;
 use crate::backend::group::{Addresses, SharedGroup};
 use crate::config::plan::{HttpsPlan, ListenerPlan, ListenerProtocol, Origin, Plan};
 use crate::config::report::Report;
 use crate::listener::Listener;
+use crate::mark::Marker;
 use crate::tls::ListenerTls;
 use crate::tls::client_auth::ClientAuth;
 use crate::tls::store::CertificateStore;
@@ -32,6 +33,7 @@ pub struct Generation {
     /// Its groups, in the plan's order.
     pub groups: Vec<Arc<SharedGroup>>,
     certificates: Arc<Certificates>,
+    marker: Arc<Marker>,
 }
 
 impl Generation {
@@ -57,6 +59,10 @@ impl Generation {
             keys: keys?,
             previous,
         };
+        let Some(marker) = sticky::marker(&stock.keys, previous.map(|known| &known.marker)) else {
+            report.error(&Origin::default(), "no key for sticky cookies can be made");
+            return None;
+        };
         let groups: Option<Vec<_>> = plan
             .groups
             .iter()
@@ -67,6 +73,7 @@ impl Generation {
                     group,
                     tls.ok()?,
                     addresses,
+                    &marker,
                     same,
                 )))
             })
@@ -101,6 +108,7 @@ impl Generation {
             listeners: listeners?,
             groups,
             certificates: Arc::new(stock.certificates),
+            marker,
             plan: Arc::new(plan),
         }))
     }
@@ -119,7 +127,13 @@ impl Generation {
             .iter()
             .zip(&self.groups)
             .map(|(plan, group)| {
-                let now = SharedGroup::new(plan, group.tls.clone(), addresses, Some(group));
+                let now = SharedGroup::new(
+                    plan,
+                    group.tls.clone(),
+                    addresses,
+                    &self.marker,
+                    Some(group),
+                );
                 if now.has_servers_of(group) {
                     return Arc::clone(group);
                 }
@@ -133,6 +147,7 @@ impl Generation {
                 listeners: self.listeners.clone(),
                 groups,
                 certificates: Arc::clone(&self.certificates),
+                marker: Arc::clone(&self.marker),
             })
         })
     }

@@ -15,6 +15,7 @@ pub mod loads;
 pub mod place;
 pub mod resolver;
 pub mod sockets;
+mod sticky;
 mod tickets;
 pub mod workers;
 

@@ -341,10 +341,7 @@ impl Worker {
         }
         for group in previous.iter().flat_map(|live| live.groups()) {
             let next = live.group_named(&group.shared.name);
-            group.leave_to(next);
-            if next.is_none() {
-                group.retirement.begin(Instant::now() + drain_timeout);
-            }
+            group.leave_to(next, drain_timeout);
         }
         self.retire(&live, drain_timeout);
     }

@@ -12,4 +12,5 @@ pub mod forwarded;
 pub mod hop_by_hop;
 pub mod loops;
 pub mod request_id;
+pub mod sticky;
 pub mod websocket;

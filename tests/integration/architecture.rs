@@ -11,7 +11,7 @@ const FLOORS: [(Neighbours, &[&str]); 6] = [
         Neighbours::Talk,
         &[
             "addr", "network", "stream", "unsent", "pace", "timer", "task", "failure", "file",
-            "secret",
+            "secret", "mark",
         ],
     ),
     (Neighbours::Apart, &["config"]),
@@ -36,6 +36,7 @@ const FLOORS: [(Neighbours, &[&str]); 6] = [
             "response_body",
             "rule",
             "upgrade",
+            "stay",
             "proxy",
         ],
     ),

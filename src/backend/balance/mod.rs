@@ -4,6 +4,7 @@
 
 pub mod least;
 pub mod ring;
+pub mod slow;
 pub mod wrr;
 
 use std::net::IpAddr;
@@ -11,20 +12,22 @@ use std::sync::Arc;
 
 use self::ring::{Place, Ring};
 use super::server::Server;
-use crate::config::balance::Scheduler;
+use crate::config::balance::{Scheduler, SlowStart};
 
 /// What a request says about who is to answer it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Preference {
     /// Where it stands on the ring, where the group has one.
     pub place: Place,
+    /// The server that its client stays with, by index.
+    pub server: Option<usize>,
 }
 
 /// How a group chooses, the same for all workers.
 #[derive(Debug)]
 pub enum Balance {
     /// `wrr`
-    RoundRobin,
+    RoundRobin(SlowStart),
     /// `wlc`
     LeastConnections,
     /// `sch`
@@ -39,7 +42,7 @@ impl Balance {
         let endpoints = servers.iter().map(|server| server.endpoint());
         let servers = endpoints.zip(weights.iter().copied());
         match scheduler {
-            Scheduler::RoundRobin => Self::RoundRobin,
+            Scheduler::RoundRobin(slow_start) => Self::RoundRobin(*slow_start),
             Scheduler::LeastConnections => Self::LeastConnections,
             Scheduler::SourceHash => Self::SourceHash(Ring::new(servers)),
             Scheduler::QueryHash(parameter) => {
@@ -48,16 +51,30 @@ impl Balance {
         }
     }
 
+    /// How many steps of weighted round robin a weight is.
+    pub fn scale(&self) -> i64 {
+        match self {
+            Self::RoundRobin(SlowStart::Over(_)) => slow::STEPS,
+            Self::RoundRobin(SlowStart::Off)
+            | Self::LeastConnections
+            | Self::SourceHash(_)
+            | Self::QueryHash(..) => 1,
+        }
+    }
+
     /// What a request with this query, from `client`, prefers; `client` is asked only where it matters.
     pub fn preference(&self, query: Option<&str>, client: impl FnOnce() -> IpAddr) -> Preference {
         let place = match self {
-            Self::RoundRobin | Self::LeastConnections => Place::default(),
+            Self::RoundRobin(_) | Self::LeastConnections => Place::default(),
             Self::SourceHash(_) => Place::of_client(client()),
             Self::QueryHash(_, name) => query
                 .and_then(|query| parameter(query.as_bytes(), name))
                 .map_or_else(|| Place::of_client(client()), Place::of),
         };
-        Preference { place }
+        Preference {
+            place,
+            server: None,
+        }
     }
 }
 

@@ -36,14 +36,23 @@ impl SmoothWrr {
         weights: &[W],
         eligible: impl Fn(usize) -> bool,
     ) -> Option<usize> {
-        if self.current.len() != weights.len() {
-            self.current.resize(weights.len(), 0);
+        let weight = |index: usize| match weights.get(index) {
+            Some(weight) if eligible(index) => (*weight).into(),
+            Some(_) | None => 0,
+        };
+        self.pick_by(weights.len(), weight)
+    }
+
+    /// The same for weights that change: `weight` says each server's of now, 0 of those not to be picked.
+    pub fn pick_by(&mut self, servers: usize, weight: impl Fn(usize) -> i64) -> Option<usize> {
+        if self.current.len() != servers {
+            self.current.resize(servers, 0);
         }
         let mut total = 0;
         let mut best: Option<(usize, i64)> = None;
-        for (index, (current, weight)) in self.current.iter_mut().zip(weights).enumerate() {
-            let weight: i64 = (*weight).into();
-            if weight <= 0 || !eligible(index) {
+        for (index, current) in self.current.iter_mut().enumerate() {
+            let weight = weight(index);
+            if weight <= 0 {
                 continue;
             }
             total += weight;

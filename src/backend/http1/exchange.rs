@@ -18,6 +18,7 @@ use super::framing::FramingError;
 use super::response::{self, Parsed, RequestKind, ResponseError, ResponseHead};
 use super::upload::{Upload, UploadError, Uploaded};
 use crate::backend::pool::{Connection, History};
+use crate::backend::retirement::Retiree;
 use crate::pace::Inflow;
 
 /// How long a client waits at most for a backend that does not say whether it wants the body.
@@ -48,7 +49,7 @@ pub enum ExchangeError {
     Excess,
     /// The backend sent interim responses without end.
     TooManyInterim,
-    /// The server's group is gone from the configuration, and drain_timeout has passed.
+    /// The server, or its group, was taken away, and the time to finish has passed.
     Retired,
     /// HTTP/2: the backend reset the stream or gave the connection up, or either broke.
     Stream(h2::Error),
@@ -80,9 +81,7 @@ impl std::fmt::Display for ExchangeError {
             Self::Body(error) => write!(f, "the backend's body: {error}"),
             Self::Excess => f.write_str("the backend sent more bytes than its answer has"),
             Self::TooManyInterim => f.write_str("the backend sent too many interim responses"),
-            Self::Retired => {
-                f.write_str("the server group was removed, and drain_timeout has passed")
-            }
+            Self::Retired => f.write_str("the server was taken away, and its time has passed"),
             Self::Stream(error) => write!(f, "the backend's stream: {error}"),
             Self::Unsendable => f.write_str("the host cannot be an authority"),
             Self::Unasked => f.write_str("the backend answered 101 over HTTP/2"),
@@ -119,6 +118,8 @@ pub struct Exchange {
     kind: RequestKind,
     limit: Duration,
     inflow: Inflow,
+    /// What ends it if its server is taken away, where that matters before the answer.
+    pub retiree: Option<Retiree>,
     /// Since when neither side has done anything; absent while something happens.
     waiting_since: Option<Instant>,
     interim: usize,
@@ -141,6 +142,7 @@ impl Exchange {
             kind,
             limit,
             inflow,
+            retiree: None,
             waiting_since: None,
             interim: 0,
             answered: 0,
@@ -251,6 +253,12 @@ impl Exchange {
             Uploaded::All | Uploaded::AwaitsClient | Uploaded::AwaitsBackend => self.limit,
         };
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        if let Some(cut) = self.retiree.as_mut().and_then(|retiree| retiree.wait(cx))
+            && cut < since + limit
+        {
+            ready!(self.connection.timer.poll(cut, cx));
+            return Poll::Ready(Err(ExchangeError::Retired));
+        }
         if uploaded == Uploaded::AwaitsClient {
             let silent = since + limit;
             while let Some(slow) = self.inflow.wait(since).filter(|slow| *slow < silent) {

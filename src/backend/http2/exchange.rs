@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::download::Download;
 use super::link::Place;
 use super::upload::{Source, Upload};
-use crate::backend::group::{Group, Tried};
+use crate::backend::group::{Group, Member, Tried};
 use crate::backend::http1::download::AnswerBody;
 use crate::backend::http1::exchange::ExchangeError;
 use crate::backend::request_body::RequestBody;
@@ -68,7 +68,7 @@ pub async fn send(
                     break;
                 }
             };
-            match run(outgoing, source, place, &member.server, trace).await {
+            match run(outgoing, source, place, member, trace).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failed::Final(error)) => return Err(SendError::Exchange(error)),
                 Err(Failed::Reset(reason)) => return Ok(Answer::Reset(reason)),
@@ -89,9 +89,10 @@ async fn run(
     outgoing: &Outgoing<'_>,
     source: Source,
     place: Place,
-    server: &Server,
+    member: &Member,
     trace: &mut Trace,
 ) -> Result<Answer, Failed> {
+    let server = &member.server;
     let request = head(outgoing, server).ok_or(Failed::Final(ExchangeError::Unsendable))?;
     let begun = place.requests().send_request(request, source.is_empty());
     let Ok((answer, stream)) = begun else {
@@ -100,6 +101,7 @@ async fn run(
         return Err(Failed::Unprocessed(Box::new(source)));
     };
     let mut exchange = Exchange::new(source, stream, answer, place, outgoing.timeout);
+    exchange.retiree = member.retiree();
     let answered = poll_fn(|cx| exchange.poll(cx)).await;
     trace.received = exchange.upload.received();
     match answered {
@@ -149,6 +151,8 @@ struct Exchange {
     place: Place,
     limit: Duration,
     last_progress: Instant,
+    /// What ends it if its server is taken away, where that matters before the answer.
+    retiree: Option<Retiree>,
 }
 
 impl Exchange {
@@ -165,6 +169,7 @@ impl Exchange {
             place,
             limit,
             last_progress: Instant::now(),
+            retiree: None,
         }
     }
 
@@ -181,6 +186,12 @@ impl Exchange {
             return Poll::Ready(answer.map_err(ExchangeError::Stream));
         }
         let deadline = self.last_progress + self.limit;
+        if let Some(cut) = self.retiree.as_mut().and_then(|retiree| retiree.wait(cx))
+            && cut < deadline
+        {
+            let cut_off = self.place.timer.poll(cut, cx);
+            return cut_off.map(|()| Err(ExchangeError::Retired));
+        }
         self.place
             .timer
             .poll(deadline, cx)

@@ -1,5 +1,9 @@
 //! `[[server_group]]` and its tables, as written.
 
+use super::balance::{
+    ConnectionDrainDocument, SlowStartDocument, StickySessionDocument, read_connection_drain,
+    read_slow_start, read_sticky_session,
+};
 use super::health::{HealthCheckDocument, read_health_check};
 use super::reader::Reader;
 use super::{Field, Quantity, Rows, Written};
@@ -29,6 +33,12 @@ pub(in crate::config) struct GroupDocument {
     pub(in crate::config) connect_timeout: Field<Quantity>,
     /// `retries`
     pub(in crate::config) retries: Field<i64>,
+    /// `[server_group.sticky_session]`
+    pub(in crate::config) sticky_session: Option<StickySessionDocument>,
+    /// `[server_group.slow_start]`
+    pub(in crate::config) slow_start: Option<SlowStartDocument>,
+    /// `[server_group.connection_drain]`
+    pub(in crate::config) connection_drain: Option<ConnectionDrainDocument>,
     /// `[server_group.health_check]`
     pub(in crate::config) health_check: Option<HealthCheckDocument>,
     /// `[server_group.tls]`
@@ -71,6 +81,15 @@ pub(super) fn read_group(table: &mut Reader<'_, '_>) -> GroupDocument {
         keepalive_idle: table.leaf("keepalive_idle"),
         connect_timeout: table.leaf("connect_timeout"),
         retries: table.leaf("retries"),
+        sticky_session: table
+            .table("sticky_session", &keys::STICKY_SESSION)
+            .map(|mut table| read_sticky_session(&mut table)),
+        slow_start: table
+            .table("slow_start", &keys::SLOW_START)
+            .map(|mut table| read_slow_start(&mut table)),
+        connection_drain: table
+            .table("connection_drain", &keys::CONNECTION_DRAIN)
+            .map(|mut table| read_connection_drain(&mut table)),
         health_check: table
             .table("health_check", &keys::HEALTH_CHECK)
             .map(|mut table| read_health_check(&mut table)),

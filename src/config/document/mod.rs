@@ -4,6 +4,7 @@
 //! at the first mistake: here every wrong type and unknown key is reported, and reading goes on.
 //! How a single table is read is `reader`'s part.
 
+mod balance;
 mod group;
 mod headers;
 mod health;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+pub(super) use self::balance::{ConnectionDrainDocument, SlowStartDocument, StickySessionDocument};
 use self::group::read_group;
 pub(super) use self::group::{BackendTlsDocument, GroupDocument, ServerEntryDocument};
 use self::headers::read_headers;

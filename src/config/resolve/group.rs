@@ -36,6 +36,8 @@ impl Resolver<'_> {
         if let (Some(protocol), Some(plan)) = (protocol, &health_check) {
             self.warn_of_foreign_check(written_check, plan, protocol);
         }
+        let sticky = self.sticky_session(written.sticky_session.as_ref());
+        let drain = self.connection_drain(written.connection_drain.as_ref());
         let tls = self.backend_tls(protocol, written, &servers);
         let name = self.expand(written.name.given()?)?;
         Some(GroupPlan {
@@ -44,6 +46,8 @@ impl Resolver<'_> {
             tls,
             servers,
             scheduler: scheduler?,
+            sticky: sticky?,
+            drain,
             keepalive,
             connect_timeout,
             retries,

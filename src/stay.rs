@@ -1,0 +1,71 @@
+//! Who is to answer a request, as far as it says so itself: by the cookie of a sticky session, or by what
+//! its group hashes.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::request::Parts;
+
+use crate::addr::ClientAddr;
+use crate::backend::balance::Preference;
+use crate::backend::group::Group;
+use crate::backend::send::Answer;
+use crate::config::balance::StickyPlan;
+use crate::listener::Listener;
+use crate::mark::Mark;
+use crate::transform::forwarded::Proto;
+use crate::transform::sticky::{self, Held, Visit};
+
+/// Whom a client stays with.
+#[derive(Clone, Copy, Debug)]
+pub enum Stay {
+    /// With nobody: its group does not keep clients.
+    Off,
+    /// It came at this time, in seconds of Unix time, perhaps with a cookie that names a server of the group,
+    /// by index.
+    On(u64, Option<(usize, Held)>),
+}
+
+impl Stay {
+    /// Asked before the request's fields are changed.
+    pub fn of(request: &Parts, group: &Group) -> Self {
+        let plan = &group.shared.sticky;
+        if *plan == StickyPlan::Off {
+            return Self::Off;
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.unwrap_or_default().as_secs();
+        let known = |mark| group.shared.marked(mark);
+        Self::On(now, sticky::find(&request.headers, plan, now, known))
+    }
+
+    /// What the choice of a server depends on; the client's address is asked for only where it matters.
+    pub fn preference(
+        self,
+        request: &Parts,
+        group: &Group,
+        listener: &Listener,
+        client: ClientAddr,
+    ) -> Preference {
+        let server = match self {
+            Self::Off | Self::On(_, None) => None,
+            Self::On(_, Some((server, _))) => Some(server),
+        };
+        let balance = &group.shared.balance;
+        Preference {
+            server,
+            ..balance.preference(request.uri.query(), || {
+                listener.client_ip(&request.headers, client).ip()
+            })
+        }
+    }
+
+    /// Has the answer of the server with this mark tell the client to come back to it.
+    pub fn tell(self, answer: &mut Answer, mark: Option<Mark>, group: &Group, proto: Proto) {
+        let Self::On(now, held) = self else { return };
+        if let (Some(headers), Some(mark)) = (answer.headers_mut(), mark) {
+            let held = held.map(|(_, held)| held);
+            let visit = Visit { held, now, proto };
+            sticky::keep(headers, &group.shared.sticky, mark, visit);
+        }
+    }
+}
