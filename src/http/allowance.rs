@@ -18,6 +18,8 @@ use tokio::time::Instant;
 const PER_STREAM: i64 = 14;
 /// And for the connection. With 128 streams that makes 2000: a thousand PINGs, or two hundred resets.
 const PER_CONNECTION: i64 = 208;
+/// Points that a stream costs that is refused for want of memory, as much as one that its client takes back.
+const PER_REFUSAL: i64 = 10;
 /// Points that come back every second.
 const PER_SECOND: f64 = 50.0;
 /// Points that an answer earns: more than its request's head, its reset and a few priorities cost.
@@ -81,6 +83,11 @@ impl Allowance {
     /// A request was answered.
     pub fn answered(&self) {
         self.earn(PER_ANSWER);
+    }
+
+    /// A stream was refused for want of memory: a client that keeps opening such floods.
+    pub fn refused(&self) {
+        self.points.set(self.points.get() - PER_REFUSAL);
     }
 
     /// A piece of an answer's content goes out.
@@ -310,6 +317,20 @@ mod tests {
         }
         let flood = (0..5000).find_map(|_| walker.pass(&ping, &allowance).err());
         assert_eq!(flood.unwrap().to_string(), "too many PING frames");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_that_are_refused_cost_more_than_their_heads() {
+        let allowance = Allowance::new(128);
+        let mut walker = Walker::new();
+        walker.skip = 0;
+        let head = frame(1, 5, 1, 20);
+        let refused = (0..1000).take_while(|_| {
+            let passed = walker.pass(&head, &allowance).is_ok();
+            allowance.refused();
+            passed
+        });
+        assert_eq!(refused.count(), 143);
     }
 
     #[test]

@@ -114,6 +114,7 @@ impl StreamPace {
         let head = head_memory(request);
         let head = shared.account.draw_head(head).then_some(head);
         if head.is_none() {
+            shared.allowance.refused();
             // Not kept until its task comes to say so.
             *request.headers_mut() = HeaderMap::new();
         }

@@ -199,6 +199,7 @@ async fn requests_that_are_taken_back_once_the_backend_works_end_the_connection(
     let (backend, mut running) = running(&open).await;
     let mut frames = Frames::begin(running.tls(&["h2"]).await).await;
     let mut sent = 0;
+    let (cpu_before, memory_before) = (cpu(running.pid()), resident(running.pid()));
     let began = Instant::now();
     loop {
         let stream = 2 * sent + 1;
@@ -232,6 +233,12 @@ async fn requests_that_are_taken_back_once_the_backend_works_end_the_connection(
         .wait_for_stderr(|text| text.contains("the client floods"))
         .await;
     nothing_is_left(&open).await;
+    // Each was asked of the backend once, on a connection that went with it.
+    assert_eq!(backend.connections(), sent as usize);
+    let spent = cpu(running.pid()) - cpu_before;
+    assert!(spent <= 2 * MOST_CPU, "{spent:?} of CPU");
+    let grown = resident(running.pid()).saturating_sub(memory_before);
+    assert!(grown <= MOST_MEMORY, "{grown} KiB more");
 }
 
 #[tokio::test]
@@ -269,6 +276,54 @@ async fn more_streams_than_are_allowed_end_the_connection() {
     )
     .await;
     assert!(backend.connections() <= 129, "{}", backend.connections());
+    nothing_is_left(&open).await;
+}
+
+#[tokio::test]
+async fn streams_that_there_is_no_memory_for_end_the_connection_in_the_end() {
+    let open = Arc::default();
+    let backend = slow(&open).run().await;
+    let mut running = Proxy::to(&backend)
+        .server("workers = 1")
+        .limits("connection_memory = 65536\nheader_count = 1000")
+        .run()
+        .await;
+    // A field of the static table, named by one byte, many times (row 20).
+    let bomb = [
+        &[0x82, 0x87, 0x04, 5][..],
+        b"/slow\x01\x09localhost",
+        &[0x90; 100],
+    ];
+    let bomb = bomb.concat();
+    let (cpu_before, memory_before) = (cpu(running.pid()), resident(running.pid()));
+    let mut frames = Frames::begin(running.tls(&["h2"]).await).await;
+    // Not all of the first fit, and then none does.
+    for stream in (1..19).step_by(2) {
+        frames.send(HEADERS, 5, stream, &bomb).await;
+    }
+    let began = Instant::now();
+    let (mut refused, mut stream) = (0, 19);
+    frames.send(HEADERS, 5, stream, &bomb).await;
+    while let Some(frame) = frames.next().await {
+        if (frame.kind, frame.stream) == (RST_STREAM, stream) {
+            refused += 1;
+            stream += 2;
+            frames.write(&encode(HEADERS, 5, stream, &bomb)).await;
+        }
+    }
+    // Well before the 500 heads that others may send. Time gives back three or four a second.
+    let earned = 4 * (began.elapsed().as_secs() + 1);
+    assert!((120..=140 + earned).contains(&refused), "{refused}");
+    let goaway = frames.seen().iter().find(|frame| frame.kind == GOAWAY);
+    assert_eq!(code(goaway.unwrap()), CALM);
+    running
+        .wait_for_stderr(|text| text.contains("too many HEADERS frames"))
+        .await;
+    assert!(backend.connections() <= 4, "{}", backend.connections());
+    let spent = cpu(running.pid()) - cpu_before;
+    assert!(spent <= MOST_CPU, "{spent:?} of CPU");
+    let grown = resident(running.pid()).saturating_sub(memory_before);
+    assert!(grown <= MOST_MEMORY, "{grown} KiB more");
     nothing_is_left(&open).await;
 }
 

@@ -600,6 +600,7 @@ async fn heads_that_the_connection_has_no_memory_for_are_refused_and_the_log_say
     let mut client = Frames::begin(running.tls(&["h2"]).await).await;
     // Bytes that grow (attacks.md row 20): a field of the static table, named by one byte, many times.
     let bomb = [&[0x82, 0x87, 0x84, 0x01, 9][..], b"localhost", &[0x90; 100]].concat();
+    let before = (cpu_ticks(running.pid()), resident(running.pid()));
     let mut refused = 0;
     for stream in (1..80).step_by(2) {
         client.send(frames::HEADERS, 5, stream, &bomb).await;
@@ -616,6 +617,13 @@ async fn heads_that_the_connection_has_no_memory_for_are_refused_and_the_log_say
         .wait_for_access(|line| line["cause"] == "connection_memory")
         .await;
     assert_eq!(line["status"], 503, "{line}");
+    // Three quarters of the memory are for heads, of which each takes 10 KiB and more.
+    let asked = gate.backend.connections();
+    assert!((1..=4).contains(&asked), "{asked} requests were passed on");
+    let spent = cpu_ticks(running.pid()) - before.0;
+    assert!(spent < 100, "{spent} ticks of 10 ms");
+    let grown = resident(running.pid()).saturating_sub(before.1);
+    assert!(grown < 16 * 1024, "{grown} KiB more");
     // Answered, they give their memory back.
     for _ in 0..10 {
         gate.open();
