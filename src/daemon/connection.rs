@@ -25,9 +25,10 @@ use crate::http::http1::{self, End, Ending};
 use crate::http::{http2, linger, reply};
 use crate::listener::Listener;
 use crate::proxy;
-use crate::stream::{ClientStream, PlainHttp, Transport};
+use crate::stream::{ClientStream, Transport};
 use crate::tls::accept::{HandshakeError, handshake};
 use crate::tls::facts::{Alpn, TlsFacts};
+use crate::tls::failures::Category;
 
 /// Lives a connection from accept to close.
 ///
@@ -137,8 +138,10 @@ async fn secure(
                     None
                 }
                 Err(_) => {
+                    let category = Category::Timeout;
                     tracing::info!(target: "lockgate::tls", %client, listener = %listener.name,
-                        reason = "not finished within handshake_timeout", "TLS handshake failed");
+                        reason = "not finished within handshake_timeout",
+                        category = category.name(), count = category.count(), "TLS handshake failed");
                     None
                 }
             }
@@ -177,8 +180,10 @@ async fn handshake_failed(
         error,
         server_name,
     } = failed;
+    let category = Category::of(&error);
+    let count = category.count();
     if let Some(stream) = stream
-        && PlainHttp::is(&error)
+        && category == Category::PlainHttp
     {
         let failure = Failure::PlainHttp;
         exchange::log_refused(client, listener, None, failure, &home.access_log);
@@ -187,7 +192,7 @@ async fn handshake_failed(
     } else {
         let name = server_name.as_deref().unwrap_or("-");
         tracing::info!(target: "lockgate::tls", %client, listener = %listener.name,
-            server_name = name, reason = %error, "TLS handshake failed");
+            server_name = name, reason = %error, category = category.name(), count, "TLS handshake failed");
     }
 }
 

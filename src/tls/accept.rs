@@ -3,6 +3,7 @@
 //! The ClientHello is read first, so that a failure can be told with the name that was asked for. On
 //! failure the stream is given back: where plain HTTP came, an answer can still be sent on it.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -114,6 +115,26 @@ where
 /// certificate that is not there but access_denied, from which nobody learns the reason.
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
+/// Why a name was refused (`sni_strict`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameRefused {
+    /// No certificate covers it.
+    Unknown,
+    /// None was asked for.
+    Absent,
+}
+
+impl fmt::Display for NameRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "sni_strict: no certificate covers the name that was asked for",
+            Self::Absent => "sni_strict: no name was asked for",
+        })
+    }
+}
+
+impl std::error::Error for NameRefused {}
+
 /// Tells a client that nobody here has the name it asks for.
 async fn refuse_name<S>(mut stream: S, server_name: Option<Box<str>>) -> HandshakeError<S>
 where
@@ -125,8 +146,8 @@ where
     };
     let error = match told.await {
         Ok(()) => io::Error::other(match server_name {
-            Some(_) => "sni_strict: no certificate covers the name that was asked for",
-            None => "sni_strict: no name was asked for",
+            Some(_) => NameRefused::Unknown,
+            None => NameRefused::Absent,
         }),
         Err(error) => error,
     };

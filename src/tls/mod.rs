@@ -9,6 +9,7 @@ pub mod authority;
 pub mod certificate;
 pub mod client_auth;
 pub mod facts;
+pub mod failures;
 #[cfg(feature = "legacy-tls")]
 pub mod legacy;
 pub mod pem;

@@ -103,20 +103,23 @@ enum Says {
     Abilities,
 }
 
-/// What nobody serves: version, suites, and the alert.
+/// What it is, its version and suites, the alert, and what the log says that it failed over.
+type Refused = (&'static str, u16, &'static [u16], Says, u8, &'static str);
+
+/// What nobody serves.
 #[rustfmt::skip]
-const REFUSED: [(&str, u16, &[u16], Says, u8); 11] = [
-    ("SSL 3", SSL3, &[0x000A, 0x0005], Says::Nothing, HANDSHAKE_FAILURE),
-    ("SSL 3 of today", SSL3, &[GCM], Says::Abilities, PROTOCOL_VERSION),
-    ("RC4", TLS12, &[0x0005], Says::Abilities, HANDSHAKE_FAILURE),
-    ("RC4 with ECDHE", TLS12, &[0xC007, 0xC011], Says::Abilities, HANDSHAKE_FAILURE),
-    ("export RC4", TLS10, &[0x0003], Says::Nothing, HANDSHAKE_FAILURE),
-    ("export DES", TLS12, &[0x0008, 0x0014], Says::Abilities, HANDSHAKE_FAILURE),
-    ("3DES", TLS12, &[0x000A, 0xC008, 0xC012], Says::Abilities, HANDSHAKE_FAILURE),
-    ("3DES in TLS 1.0", TLS10, &[0x000A], Says::Nothing, HANDSHAKE_FAILURE),
-    ("no encryption", TLS12, &[0x0001, 0x0002], Says::Abilities, HANDSHAKE_FAILURE),
-    ("no authentication", TLS12, &[0x0034, 0x0018], Says::Abilities, HANDSHAKE_FAILURE),
-    ("nothing but a signal", TLS11, &[0x00FF], Says::Nothing, HANDSHAKE_FAILURE),
+const REFUSED: [Refused; 11] = [
+    ("SSL 3", SSL3, &[0x000A, 0x0005], Says::Nothing, HANDSHAKE_FAILURE, "version"),
+    ("SSL 3 of today", SSL3, &[GCM], Says::Abilities, PROTOCOL_VERSION, "version"),
+    ("RC4", TLS12, &[0x0005], Says::Abilities, HANDSHAKE_FAILURE, "suite"),
+    ("RC4 with ECDHE", TLS12, &[0xC007, 0xC011], Says::Abilities, HANDSHAKE_FAILURE, "suite"),
+    ("export RC4", TLS10, &[0x0003], Says::Nothing, HANDSHAKE_FAILURE, "version"),
+    ("export DES", TLS12, &[0x0008, 0x0014], Says::Abilities, HANDSHAKE_FAILURE, "suite"),
+    ("3DES", TLS12, &[0x000A, 0xC008, 0xC012], Says::Abilities, HANDSHAKE_FAILURE, "suite"),
+    ("3DES in TLS 1.0", TLS10, &[0x000A], Says::Nothing, HANDSHAKE_FAILURE, "version"),
+    ("no encryption", TLS12, &[0x0001, 0x0002], Says::Abilities, HANDSHAKE_FAILURE, "suite"),
+    ("no authentication", TLS12, &[0x0034, 0x0018], Says::Abilities, HANDSHAKE_FAILURE, "suite"),
+    ("nothing but a signal", TLS11, &[0x00FF], Says::Nothing, HANDSHAKE_FAILURE, "version"),
 ];
 const HANDSHAKE_FAILURE: u8 = 40;
 const PROTOCOL_VERSION: u8 = 70;
@@ -132,7 +135,9 @@ async fn old_versions_and_broken_suites_are_refused_with_an_alert_and_logged() {
         let mut proxy = Proxy::to(&backend).listener(&line).run().await;
         let offered = hello(TLS12, &[GCM], &abilities());
         assert_eq!(answer(&proxy, &offered).await, Answer::Hello);
-        for (what, version, suites, says, alert) in REFUSED {
+        // Nobody goes on with it.
+        logged(&mut proxy, 0).await;
+        for (what, version, suites, says, alert, over) in REFUSED {
             let extensions = match says {
                 Says::Nothing => Vec::new(),
                 Says::Abilities => abilities(),
@@ -141,6 +146,10 @@ async fn old_versions_and_broken_suites_are_refused_with_an_alert_and_logged() {
             let told = answer(&proxy, &hello(version, suites, &extensions)).await;
             assert_eq!(told, Answer::Alert(alert), "{policy:?} {what}");
             logged(&mut proxy, before).await;
+            let said = proxy.stderr();
+            let last = said.lines().rfind(|line| line.contains(FAILED)).unwrap();
+            let category = format!("category=\"{over}\"");
+            assert!(last.contains(&category), "{policy:?} {what}: {last}");
         }
         let before = failures(&proxy);
         assert_ne!(answer(&proxy, &ssl2).await, Answer::Hello);

@@ -343,7 +343,9 @@ async fn closes_a_connection_whose_handshake_takes_longer_than_handshake_timeout
         assert_after_the_limit(began);
     }
     proxy
-        .wait_for_stderr(|text| text.contains("handshake_timeout"))
+        .wait_for_stderr(|text| {
+            text.contains("handshake_timeout") && text.contains("category=\"timeout\" count=2")
+        })
         .await;
 }
 

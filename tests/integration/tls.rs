@@ -5,12 +5,13 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use rustls::client::ClientConfig;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::{
-    CipherSuite, DigitallySignedStruct, ProtocolVersion, SignatureScheme, SupportedProtocolVersion,
-    version,
+    CipherSuite, ConnectionTrafficSecrets, DigitallySignedStruct, ProtocolVersion, SignatureScheme,
+    SupportedProtocolVersion, version,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
@@ -202,6 +203,7 @@ async fn unknown_and_absent_names_are_refused_where_names_are_strict() {
             text.contains("unknown.example")
                 && text.contains("no certificate covers the name")
                 && text.contains("no name was asked for")
+                && text.contains("category=\"name\" count=2")
         })
         .await;
     let Some(openssl) = peer("openssl") else {
@@ -345,7 +347,13 @@ async fn a_failed_handshake_is_told_with_address_name_and_reason() {
         .lines()
         .find(|line| line.contains("TLS handshake failed"))
         .unwrap();
-    for part in ["127.0.0.1:", "told.example", "reason", "CipherSuites"] {
+    for part in [
+        "127.0.0.1:",
+        "told.example",
+        "reason",
+        "CipherSuites",
+        "category=\"suite\" count=1",
+    ] {
         assert!(line.contains(part), "no {part}: {line}");
     }
 }
@@ -359,7 +367,11 @@ async fn a_client_that_does_not_trust_the_certificate_is_told_of() {
     let connect = connector.connect(name, proxy.plain().await);
     assert!(within("the handshake ends", connect).await.is_err());
     proxy
-        .wait_for_stderr(|text| text.contains("TLS handshake failed") && text.contains("localhost"))
+        .wait_for_stderr(|text| {
+            text.contains("TLS handshake failed")
+                && text.contains("localhost")
+                && text.contains("category=\"certificate\"")
+        })
         .await;
 }
 
@@ -379,6 +391,87 @@ async fn a_flood_of_key_updates_ends_the_connection() {
     let ended = within("the connection ends", stream.read(&mut [0])).await;
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
     assert!(backend.requests().is_empty());
+    assert_eq!(proxy.client().await.get("/").await.status, 200);
+}
+
+/// A connection of TLS 1.3 whose records are made by hand from now on.
+struct Records {
+    stream: TcpStream,
+    key: LessSafeKey,
+    iv: [u8; 12],
+    next: u64,
+}
+
+impl Records {
+    async fn begin(proxy: &Running) -> Self {
+        let authority = proxy.authority();
+        let mut config = authority.config_for(ONLY_1_3, &["http/1.1"], None);
+        config.enable_secret_extraction = true;
+        let name = ServerName::try_from("localhost").unwrap();
+        let connect = TlsConnector::from(Arc::new(config)).connect(name, proxy.plain().await);
+        let stream = within("the handshake ends", connect).await.unwrap();
+        let (stream, connection) = stream.into_inner();
+        let (next, secrets) = connection.dangerous_extract_secrets().unwrap().tx;
+        let ConnectionTrafficSecrets::Aes256Gcm { key, iv } = secrets else {
+            panic!("another suite");
+        };
+        Self {
+            stream,
+            key: LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_ref()).unwrap()),
+            iv: iv.as_ref().try_into().unwrap(),
+            next,
+        }
+    }
+
+    /// A record of application data (RFC 8446 section 5.2).
+    fn seal(&mut self, content: &[u8]) -> Vec<u8> {
+        const APPLICATION_DATA: u8 = 23;
+        const TAG: usize = 16;
+        let mut sealed = [content, &[APPLICATION_DATA]].concat();
+        let length = u16::try_from(sealed.len() + TAG).unwrap().to_be_bytes();
+        let header = [APPLICATION_DATA, 3, 3, length[0], length[1]];
+        let mut nonce = self.iv;
+        for (byte, number) in nonce[4..].iter_mut().zip(self.next.to_be_bytes()) {
+            *byte ^= number;
+        }
+        self.next += 1;
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        self.key
+            .seal_in_place_append_tag(nonce, Aad::from(header), &mut sealed)
+            .unwrap();
+        [&header[..], &sealed].concat()
+    }
+}
+
+#[tokio::test]
+async fn encrypted_records_that_carry_nothing_end_a_connection() {
+    let (backend, proxy) = proxy().await;
+    let mut records = Records::begin(&proxy).await;
+    // A few are borne, as padding is.
+    for _ in 0..20 {
+        let empty = records.seal(b"");
+        records.stream.write_all(&empty).await.unwrap();
+    }
+    let request = records.seal(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    records.stream.write_all(&request).await.unwrap();
+    within("the request arrives", async {
+        while backend.requests().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let before = cpu(proxy.pid());
+    let flood = async {
+        loop {
+            let empty = records.seal(b"");
+            if records.stream.write_all(&empty).await.is_err() {
+                break;
+            }
+        }
+    };
+    within("the connection ends", flood).await;
+    let spent = cpu(proxy.pid()) - before;
+    assert!(spent <= Duration::from_secs(1), "{spent:?} of CPU");
     assert_eq!(proxy.client().await.get("/").await.status, 200);
 }
 
