@@ -86,22 +86,8 @@ impl Generation {
             .iter()
             .zip(client_auths)
             .map(|(listener, client_auth)| {
-                let client_auth = client_auth.ok()?;
-                let tls = match &listener.protocol {
-                    ListenerProtocol::Http => None,
-                    ListenerProtocol::Https(https) => {
-                        Some(secure(listener, https, &stock, client_auth, report)?)
-                    }
-                };
-                let before =
-                    previous.and_then(|generation| generation.listener_named(&listener.name));
-                Some(Listener::new(
-                    listener.clone(),
-                    before,
-                    slb_id.clone(),
-                    own_names.clone(),
-                    tls,
-                ))
+                let names = (&slb_id, own_names.as_ref());
+                listen(listener, client_auth.ok()?, names, &stock, report)
             })
             .collect();
         Some(Arc::new(Self {
@@ -190,6 +176,30 @@ fn slb_id(plan: &Plan, report: &mut Report) -> Option<HeaderValue> {
             .help("use printable ASCII characters");
     }
     value.ok()
+}
+
+/// A listener as planned, which takes over what the same had before.
+fn listen(
+    plan: &ListenerPlan,
+    client_auth: Option<ClientAuth>,
+    (slb_id, own_names): (&HeaderValue, Option<&Arc<[HeaderName]>>),
+    stock: &Stock<'_>,
+    report: &mut Report,
+) -> Option<Arc<Listener>> {
+    let tls = match &plan.protocol {
+        ListenerProtocol::Http => None,
+        ListenerProtocol::Https(https) => Some(secure(plan, https, stock, client_auth, report)?),
+    };
+    let previous = stock.previous;
+    let before = previous.and_then(|generation| generation.listener_named(&plan.name));
+    let own_names = own_names.cloned();
+    Some(Listener::new(
+        plan.clone(),
+        before,
+        slb_id.clone(),
+        own_names,
+        tls,
+    ))
 }
 
 /// What listeners are secured with.
