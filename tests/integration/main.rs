@@ -28,6 +28,7 @@ mod client_ip;
 mod compression;
 mod dns;
 mod drain;
+mod faults;
 mod floods;
 mod framing;
 mod grpc;

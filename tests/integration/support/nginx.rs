@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
@@ -11,7 +12,7 @@ use super::{peer, within};
 
 /// An nginx that ends with the test.
 pub(crate) struct Nginx {
-    _service: Service,
+    service: Service,
 }
 
 impl Nginx {
@@ -36,6 +37,11 @@ impl Nginx {
             }
         })
         .await;
-        Some(Self { _service: service })
+        Some(Self { service })
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.service.signal(signal);
     }
 }
