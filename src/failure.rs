@@ -10,6 +10,10 @@ use http::StatusCode;
 pub enum Failure {
     /// The group has no server, all weights are 0, or none is left to try.
     NoServer,
+    /// Every server has max_connections_per_server, and too many requests wait for one of them.
+    QueueFull,
+    /// Every server has max_connections_per_server, and none became free within connect_timeout.
+    QueueTimeout,
     /// More requests came than the rule's traffic_limit takes.
     TrafficLimited,
     /// No descriptor, memory or port was left for a connection to a server.
@@ -88,8 +92,10 @@ pub enum Failure {
 
 impl Failure {
     /// Every failure, for tests and documentation.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 40] = [
         Self::NoServer,
+        Self::QueueFull,
+        Self::QueueTimeout,
         Self::TrafficLimited,
         Self::Exhausted,
         Self::ConnectRefused,
@@ -133,6 +139,7 @@ impl Failure {
     pub fn status(self) -> StatusCode {
         match self {
             Self::NoServer
+            | Self::QueueFull
             | Self::TrafficLimited
             | Self::Exhausted
             | Self::Drained
@@ -145,7 +152,9 @@ impl Failure {
             | Self::BackendMalformed
             | Self::BackendReset
             | Self::BackendUpgrade => StatusCode::BAD_GATEWAY,
-            Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::QueueTimeout | Self::ConnectTimeout | Self::ResponseTimeout => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Self::ClientTooSlow | Self::HeadTooSlow | Self::ClientBelowRate => {
                 StatusCode::REQUEST_TIMEOUT
             }
@@ -173,6 +182,8 @@ impl Failure {
     pub fn cause(self) -> &'static str {
         match self {
             Self::NoServer => "no_server",
+            Self::QueueFull => "queue_full",
+            Self::QueueTimeout => "queue_timeout",
             Self::TrafficLimited => "traffic_limited",
             Self::Exhausted => "exhausted",
             Self::ConnectRefused => "connect_refused",
@@ -217,7 +228,7 @@ impl Failure {
     pub fn proxy_error(self) -> &'static str {
         match self {
             Self::NoServer => "destination_unavailable",
-            Self::Exhausted => "connection_limit_reached",
+            Self::QueueFull | Self::QueueTimeout | Self::Exhausted => "connection_limit_reached",
             Self::ConnectRefused => "connection_refused",
             Self::ConnectTimeout => "connection_timeout",
             Self::NameUnresolved => "dns_error",
@@ -260,6 +271,8 @@ impl Failure {
     pub fn connection(self) -> AfterFailure {
         match self {
             Self::NoServer
+            | Self::QueueFull
+            | Self::QueueTimeout
             | Self::TrafficLimited
             | Self::Exhausted
             | Self::ConnectRefused
@@ -344,6 +357,8 @@ mod tests {
     fn statuses_are_those_of_the_architecture_page() {
         for (failure, status) in [
             (Failure::NoServer, 503),
+            (Failure::QueueFull, 503),
+            (Failure::QueueTimeout, 504),
             (Failure::TrafficLimited, 503),
             (Failure::ConnectRefused, 502),
             (Failure::BackendMalformed, 502),

@@ -39,7 +39,8 @@
 //!
 //! # What measurement decided
 //! - **Thread per core.** Every worker is a thread with its own runtime, sockets (`SO_REUSEPORT`) and pools.
-//!   Workers share the published generation and a few atomics; nothing on the request path takes a lock.
+//!   Workers share the published generation and a few atomics; nothing on the request path takes a lock,
+//!   except for leave to connect where `max_connections_per_server` is set.
 //! - **hyper serves clients; the exchange with backends is our own**, driven inside the request's task: no
 //!   connection task, no channel. It knows exactly what was sent when something fails, so retries are safe.
 //!   Only a connection to a gRPC server has a task, since many exchanges share it.

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,8 @@ use super::balance::wrr::SmoothWrr;
 use super::balance::{Balance, Preference, least, slow};
 use super::health::State;
 use super::http2::link::Links;
-use super::pool::Pool;
+use super::permit::Permits;
+use super::pool::{Pool, give_up_wanted};
 use super::retirement::{Retiree, Retirement};
 use super::server::{Active, Server};
 use super::tls::{Asked, BackendTls};
@@ -52,6 +54,10 @@ pub struct SharedGroup {
     pub keepalive: Keepalive,
     /// How long a connect may take.
     pub connect_timeout: Duration,
+    /// How many connections each server may have; `None`: as many as there are.
+    pub max_connections: Option<NonZeroUsize>,
+    /// What of them is left, of each server.
+    permits: Vec<Option<Arc<Permits>>>,
     /// How many other servers are tried after a failed connect.
     pub retries: u8,
 }
@@ -70,12 +76,18 @@ impl SharedGroup {
         let name: Arc<str> = plan.name.as_str().into();
         let mut servers = Vec::with_capacity(plan.servers.len());
         let mut weights = Vec::with_capacity(plan.servers.len());
+        let mut permits = Vec::with_capacity(plan.servers.len());
         for entry in &plan.servers {
             for endpoint in endpoints(&entry.address, addresses) {
                 let known = previous.and_then(|group| group.server(&entry.address, &endpoint));
-                servers.push(known.unwrap_or_else(|| {
-                    Server::new(Arc::clone(&name), entry.address.clone(), endpoint)
+                permits.push(plan.max_connections_per_server.map(|limit| {
+                    let known = known.as_ref().and_then(|(_, permits)| permits.clone());
+                    known.unwrap_or_else(|| Permits::new(limit.get()))
                 }));
+                servers.push(known.map_or_else(
+                    || Server::new(Arc::clone(&name), entry.address.clone(), endpoint),
+                    |(server, _)| server,
+                ));
                 weights.push(entry.weight);
             }
         }
@@ -98,6 +110,8 @@ impl SharedGroup {
             weights,
             keepalive: plan.keepalive,
             connect_timeout: plan.connect_timeout,
+            max_connections: plan.max_connections_per_server,
+            permits,
             retries: plan.retries,
         }
     }
@@ -128,11 +142,16 @@ impl SharedGroup {
             && self.servers.iter().zip(&other.servers).all(same)
     }
 
-    fn server(&self, address: &BackendAddr, endpoint: &BackendAddr) -> Option<Arc<Server>> {
-        let mut servers = self.servers.iter();
+    /// A server, and what limits its connections.
+    fn server(
+        &self,
+        address: &BackendAddr,
+        endpoint: &BackendAddr,
+    ) -> Option<(Arc<Server>, Option<Arc<Permits>>)> {
+        let mut servers = self.servers.iter().zip(&self.permits);
         servers
-            .find(|server| server.address() == address && server.endpoint() == endpoint)
-            .cloned()
+            .find(|(server, _)| server.address() == address && server.endpoint() == endpoint)
+            .map(|(server, permits)| (Arc::clone(server), permits.clone()))
     }
 }
 
@@ -201,7 +220,7 @@ impl Member {
     /// A server as one worker sees it, with what `same`, the same server before, knows and the connections
     /// that `kept` has, which is absent where they are other ones from now on.
     fn new(
-        server: &Arc<Server>,
+        (server, permits): (&Arc<Server>, Option<&Arc<Permits>>),
         mark: Option<Mark>,
         group: &SharedGroup,
         (same, kept): (Option<&Self>, Option<&Self>),
@@ -217,11 +236,7 @@ impl Member {
             ),
             None => (
                 group.tls.as_ref().map(|tls| Rc::new(tls.for_server())),
-                Rc::new(Pool::new(
-                    Arc::clone(server),
-                    keepalive,
-                    Rc::clone(&retirement),
-                )),
+                pool(server, permits, keepalive, &retirement, spawn),
                 Rc::new(Links::new(keepalive, Rc::clone(&retirement), spawn)),
             ),
         };
@@ -266,6 +281,27 @@ impl Member {
     }
 }
 
+/// A pool for a server; where its connections are limited, idle ones are given up to other workers.
+fn pool(
+    server: &Arc<Server>,
+    permits: Option<&Arc<Permits>>,
+    keepalive: Keepalive,
+    retirement: &Rc<Retirement>,
+    spawn: Spawn,
+) -> Rc<Pool> {
+    let pool = Rc::new(Pool::new(
+        Arc::clone(server),
+        keepalive,
+        Rc::clone(retirement),
+        permits.cloned(),
+    ));
+    if let Some(permits) = permits {
+        let permits = Arc::clone(permits);
+        spawn(Box::pin(give_up_wanted(Rc::downgrade(&pool), permits)));
+    }
+    pool
+}
+
 impl Group {
     /// A worker's view of a group; connections to servers that `previous` has too are carried over.
     /// `spawn` runs the tasks that HTTP/2 connections have.
@@ -276,14 +312,18 @@ impl Group {
         spawn: Spawn,
     ) -> Self {
         let marks = shared.marks.iter().copied().map(Some);
-        let members = shared
-            .servers
-            .iter()
+        let servers = shared.servers.iter().zip(&shared.permits);
+        let members = servers
             .zip(marks.chain(std::iter::repeat(None)))
-            .map(|(server, mark)| {
+            .map(|((server, permits), mark)| {
+                let permits = permits.as_ref();
+                if let (Some(permits), Some(limit)) = (permits, shared.max_connections) {
+                    // The first worker to get here changes it.
+                    permits.set_limit(limit.get());
+                }
                 let same = previous.and_then(|group| group.member(server));
-                let kept = previous.and_then(|group| group.kept(server, &shared));
-                Member::new(server, mark, &shared, (same, kept), spawn)
+                let kept = previous.and_then(|group| group.kept(server, permits, &shared));
+                Member::new((server, permits), mark, &shared, (same, kept), spawn)
             })
             .collect();
         let steps = shared.steps();
@@ -300,14 +340,21 @@ impl Group {
     }
 
     /// What it has of a server, for the same group as it is from now on, unless connections are other ones then.
-    fn kept(&self, server: &Arc<Server>, next: &SharedGroup) -> Option<&Member> {
+    fn kept(
+        &self,
+        server: &Arc<Server>,
+        permits: Option<&Arc<Permits>>,
+        next: &SharedGroup,
+    ) -> Option<&Member> {
         let is_same_tls = match (&self.shared.tls, &next.tls) {
             (Some(tls), Some(next)) => Arc::ptr_eq(tls, next),
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         };
         let same = self.member(server)?;
-        (is_same_tls && same.pool.keepalive() == next.keepalive).then_some(same)
+        let is_same_limit = same.pool.permits().map(Arc::as_ptr) == permits.map(Arc::as_ptr);
+        let is_kept = is_same_tls && is_same_limit && same.pool.keepalive() == next.keepalive;
+        is_kept.then_some(same)
     }
 
     fn member(&self, server: &Arc<Server>) -> Option<&Member> {
@@ -478,6 +525,7 @@ mod tests {
             drain: DrainPlan::Off,
             keepalive: Keepalive::Off,
             connect_timeout: Duration::from_secs(1),
+            max_connections_per_server: None,
             retries: 0,
             health_check: HealthCheckPlan::Off,
             tls: None,

@@ -9,6 +9,8 @@ pub mod http1;
 pub mod http2;
 pub mod idle_limit;
 pub mod mirror;
+pub mod obtain;
+pub mod permit;
 pub mod pool;
 pub mod request_body;
 pub mod retirement;

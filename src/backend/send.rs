@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
 
 use super::balance::Preference;
-use super::connect::{ConnectError, connect, connect_tls};
+use super::connect::ConnectError;
 use super::group::{Group, Member, Tried};
 use super::http1::download::{self, AnswerBody};
 use super::http1::exchange::{Answered, Exchange, ExchangeError, Idempotence};
@@ -23,6 +23,7 @@ use super::http1::request::{self, BackendVersion, BodyFraming, ConnectionIntent,
 use super::http1::response::{RequestKind, ResponseHead};
 use super::http1::upload::{CleanTrailers, Expectation, Upload, UploadError};
 use super::http2::{self, link::Window};
+use super::obtain::{Patience, next, obtain, queue, redial};
 use super::pool::Connection;
 use super::request_body::RequestBody;
 use super::retirement::Retiree;
@@ -126,6 +127,10 @@ impl Answer {
 pub enum SendError {
     /// No server is left to try, or there was none.
     NoServer,
+    /// Every server has as many connections as it may, and too many requests wait for one already.
+    QueueFull,
+    /// Every server has as many connections as it may, and none became free in time.
+    QueueTimeout,
     /// The last server tried could not be connected to.
     Connect(ConnectError),
     /// The exchange failed.
@@ -140,6 +145,8 @@ impl std::fmt::Display for SendError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NoServer => f.write_str("no server takes requests"),
+            Self::QueueFull => f.write_str("too many requests wait for a connection already"),
+            Self::QueueTimeout => f.write_str("no connection became free within connect_timeout"),
             Self::Connect(error) => error.fmt(f),
             Self::Exchange(error) => error.fmt(f),
             Self::Unasked => f.write_str("the backend switched protocols without being asked"),
@@ -156,6 +163,8 @@ impl From<&SendError> for Failure {
     fn from(error: &SendError) -> Self {
         match error {
             SendError::NoServer => Self::NoServer,
+            SendError::QueueFull => Self::QueueFull,
+            SendError::QueueTimeout => Self::QueueTimeout,
             SendError::Connect(ConnectError::Refused(_)) => Self::ConnectRefused,
             SendError::Connect(ConnectError::Exhausted(_)) => Self::Exhausted,
             SendError::Connect(ConnectError::Timeout) => Self::ConnectTimeout,
@@ -253,16 +262,29 @@ async fn send_http1(
 ) -> Result<Answer, SendError> {
     let mut body = body;
     let mut tried = Tried::default();
+    let mut full = None;
+    let mut failures = 0;
     let mut failed = SendError::NoServer;
-    while tried.len() <= usize::from(group.shared.retries) {
-        let Some(member) = group.pick(outgoing.preference, &mut tried) else {
+    while failures <= group.shared.retries {
+        let Some((member, patience)) = next(group, outgoing.preference, &mut tried, &mut full)
+        else {
             break;
         };
         trace.ask(member, group);
-        let connection = match obtain(member, group, outgoing).await {
-            Ok(connection) => connection,
+        let obtained = match patience {
+            Patience::None => obtain(member, group, outgoing).await,
+            // Boxed: its state is none of what most requests hold.
+            Patience::Queue => Box::pin(queue(member, group, outgoing)).await.map(Some),
+        };
+        let connection = match obtained {
+            Ok(Some(connection)) => connection,
+            Ok(None) => {
+                full.get_or_insert(member);
+                continue;
+            }
             Err(error) => {
-                failed = SendError::Connect(error);
+                failed = error;
+                failures += 1;
                 continue;
             }
         };
@@ -271,10 +293,11 @@ async fn send_http1(
             Err(Failed::Final(error)) => return Err(error),
             Err(Failed::Repeat(unsent)) => body = unsent,
         }
-        let connection = match dial(member, group, outgoing.host).await {
+        let connection = match redial(member, group, outgoing.host).await {
             Ok(connection) => connection,
             Err(error) => {
-                failed = SendError::Connect(error);
+                failed = error;
+                failures += 1;
                 continue;
             }
         };
@@ -283,49 +306,6 @@ async fn send_http1(
             .map_err(Failed::into_error);
     }
     Err(failed)
-}
-
-/// A connection for a request: one that is idle, or a new one.
-async fn obtain(
-    member: &Member,
-    group: &Group,
-    outgoing: &Outgoing<'_>,
-) -> Result<Box<Connection>, ConnectError> {
-    let asked = member.asked(outgoing.host);
-    let name = asked.as_ref().map(|asked| asked.name.as_ref());
-    match member.pool.take(name, Idempotence::of(outgoing.method)) {
-        Some(connection) => Ok(connection),
-        None => dial(member, group, outgoing.host).await,
-    }
-}
-
-async fn dial(
-    member: &Member,
-    group: &Group,
-    host: Option<&HeaderValue>,
-) -> Result<Box<Connection>, ConnectError> {
-    let limit = group.shared.connect_timeout;
-    let connected = match &member.tls {
-        None => connect(&member.server, limit).await,
-        Some(tls) => {
-            // Boxed: its state is none of what most requests hold.
-            let asked = tls.asked(&member.server, host);
-            Box::pin(connect_tls(&member.server, limit, tls, &asked)).await
-        }
-    };
-    match connected {
-        Ok(stream) => {
-            member.server.accepted();
-            Ok(Connection::new(stream))
-        }
-        Err(error) => {
-            if error.is_the_servers() {
-                error.warn_once(&member.server);
-                member.server.refused(Instant::now());
-            }
-            Err(error)
-        }
-    }
 }
 
 /// How one attempt failed.

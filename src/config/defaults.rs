@@ -282,6 +282,12 @@ pub const CONNECT_TIMEOUT: Rule<Duration> = Rule {
     least: Duration::from_millis(100),
     most: Duration::from_secs(60),
 };
+/// `max_connections_per_server`: no limit (config.toml); bounds ours.
+pub const MAX_CONNECTIONS_PER_SERVER: Rule<usize> = Rule {
+    default: 0,
+    least: 0,
+    most: 1_000_000,
+};
 /// `retries`: two more servers (alb.md 7.2); bounds ours.
 pub const RETRIES: Rule<u8> = Rule {
     default: 2,

@@ -21,8 +21,6 @@ pub(super) enum Off {
     Never,
     /// `false`
     False,
-    /// `0`
-    Zero,
     /// Just this string.
     Text(&'static str),
     /// A table with `enabled = false`; the table's keys are listed.
@@ -355,11 +353,12 @@ pub(super) const SERVER_GROUP: Keys = Keys {
         "keepalive",
         "keepalive_idle",
         "connect_timeout",
+        "max_connections_per_server",
         "retries",
         "tls",
         "health_check",
     ],
-    not_yet: &[("max_connections_per_server", Off::Zero)],
+    not_yet: &[],
 };
 
 /// `[server_group.tls]`
@@ -471,7 +470,6 @@ impl Off {
         match self {
             Self::Never => "leave it out".to_owned(),
             Self::False => format!("leave it out, or say `{key} = false`"),
-            Self::Zero => format!("leave it out, or say `{key} = 0`"),
             Self::Text(text) => format!("leave it out, or say `{key} = \"{text}\"`"),
             Self::Disabled(_) => "leave it out, or say `enabled = false` in it".to_owned(),
         }

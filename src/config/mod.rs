@@ -161,7 +161,6 @@ mod tests {
             protocol = "http"
             scheduler = "wrr"
             servers = [{ address = "127.0.0.1:8080" }]
-            max_connections_per_server = 0
             sticky_session = { enabled = false, type = "insert" }
             slow_start.enabled = false
             connection_drain.enabled = false

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::num::NonZeroU64;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -356,6 +356,8 @@ pub struct GroupPlan {
     pub keepalive: Keepalive,
     /// `connect_timeout`
     pub connect_timeout: Duration,
+    /// `max_connections_per_server`, in all workers together; `None`: no limit.
+    pub max_connections_per_server: Option<NonZeroUsize>,
     /// `retries`: how many other servers are tried after a failed connect.
     pub retries: u8,
     /// `[server_group.health_check]`

@@ -44,6 +44,7 @@ mod legacy_tickets;
 mod legacy_tls;
 mod limits;
 mod loops;
+mod max_connections;
 mod mirror;
 mod reload;
 mod response_rules;

@@ -31,6 +31,8 @@ pub(in crate::config) struct GroupDocument {
     pub(in crate::config) keepalive_idle: Field<Quantity>,
     /// `connect_timeout`
     pub(in crate::config) connect_timeout: Field<Quantity>,
+    /// `max_connections_per_server`
+    pub(in crate::config) max_connections_per_server: Field<i64>,
     /// `retries`
     pub(in crate::config) retries: Field<i64>,
     /// `[server_group.sticky_session]`
@@ -80,6 +82,7 @@ pub(super) fn read_group(table: &mut Reader<'_, '_>) -> GroupDocument {
         keepalive: table.leaf("keepalive"),
         keepalive_idle: table.leaf("keepalive_idle"),
         connect_timeout: table.leaf("connect_timeout"),
+        max_connections_per_server: table.leaf("max_connections_per_server"),
         retries: table.leaf("retries"),
         sticky_session: table
             .table("sticky_session", &keys::STICKY_SESSION)

@@ -311,9 +311,6 @@ fn asks_for_nothing(off: &Off, value: &DeValue<'_>) -> bool {
     match off {
         Off::Never => false,
         Off::False => value.as_bool() == Some(false),
-        Off::Zero => value
-            .as_integer()
-            .is_some_and(|number| number.as_str() == "0"),
         Off::Text(text) => value.as_str() == Some(text),
         Off::Disabled(_) => value
             .get("enabled")

@@ -1,5 +1,7 @@
 //! `[[server_group]]`
 
+use std::num::NonZeroUsize;
+
 use super::{Resolver, Scope, switch};
 use crate::addr::BackendAddr;
 use crate::config::defaults;
@@ -28,6 +30,7 @@ impl Resolver<'_> {
             defaults::CONNECT_TIMEOUT,
         );
         let protocol = self.group_protocol(written);
+        let max_connections_per_server = self.max_connections_per_server(protocol, written);
         let retries = self.number("retries", &written.retries, defaults::RETRIES);
         let servers = self.servers(written);
         let scheduler = self.scheduler(written);
@@ -50,10 +53,38 @@ impl Resolver<'_> {
             drain,
             keepalive,
             connect_timeout,
+            max_connections_per_server,
             retries,
             health_check: health_check?,
             origin: written.origin.clone(),
         })
+    }
+
+    fn max_connections_per_server(
+        &mut self,
+        protocol: Option<GroupProtocol>,
+        written: &GroupDocument,
+    ) -> Option<NonZeroUsize> {
+        let limit = NonZeroUsize::new(self.number(
+            "max_connections_per_server",
+            &written.max_connections_per_server,
+            defaults::MAX_CONNECTIONS_PER_SERVER,
+        ))?;
+        let given = written.max_connections_per_server.given()?;
+        match protocol {
+            Some(GroupProtocol::Grpc) => {
+                self.report
+                    .error(
+                        &given.origin,
+                        "`max_connections_per_server` is for HTTP/1.1 servers",
+                    )
+                    .label("would bound no calls: they share connections")
+                    .also(&written.origin, "the group")
+                    .help("leave it out");
+            }
+            Some(GroupProtocol::Http | GroupProtocol::Https) | None => {}
+        }
+        Some(limit)
     }
 
     fn group_protocol(&mut self, written: &GroupDocument) -> Option<GroupProtocol> {
