@@ -362,24 +362,18 @@ impl Group {
         members.find(|member| Arc::ptr_eq(&member.server, server))
     }
 
-    /// The server whose turn it is, of those that were not tried already: one that may be asked, or any, by
-    /// weight, where there is none.
+    /// The server whose turn it is, of those that were not tried already: one that may be asked; where there is
+    /// none, any that has an address; and one without an address only where nobody else is left.
     pub fn pick(&self, preference: Preference, tried: &mut Tried) -> Option<&Member> {
         let untried = |index: usize| !tried.0.contains(&index);
-        let index = if self
-            .members
-            .iter()
-            .any(|member| member.server.is_doubtful())
-        {
+        let is = |index: usize, what: &dyn Fn(&Server) -> bool| {
+            untried(index) && self.members.get(index).is_some_and(|m| what(&m.server))
+        };
+        let mut members = self.members.iter();
+        let index = if members.any(|member| member.server.is_doubtful()) {
             let now = Instant::now();
-            let willing = |index: usize| {
-                untried(index)
-                    && self
-                        .members
-                        .get(index)
-                        .is_some_and(|m| m.server.may_be_asked(now))
-            };
-            self.choose(preference, willing)
+            self.choose(preference, |index| is(index, &|s| s.may_be_asked(now)))
+                .or_else(|| self.choose(preference, |index| is(index, &Server::has_address)))
                 .or_else(|| self.choose(preference, untried))
         } else {
             self.choose(preference, untried)
@@ -412,7 +406,10 @@ impl Group {
                 least::pick(weights, active, eligible, standings)
             }
             Balance::SourceHash(ring) | Balance::QueryHash(ring, _) => {
-                ring.pick(preference.place, eligible)
+                let mut all = weights.iter().enumerate();
+                // The whole ring would be gone through for nobody.
+                let some_are = all.any(|(index, weight)| *weight > 0 && eligible(index));
+                some_are.then(|| ring.pick(preference.place, eligible))?
             }
         }
     }
@@ -606,6 +603,35 @@ mod tests {
         assert_about(&shares(&group), &[990, 10]);
         tokio::time::advance(GROWS / 2).await;
         assert_about(&shares(&group), &[667, 333]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_nobody_may_be_asked_those_with_an_address_are_and_others_last() {
+        for scheduler in [
+            Scheduler::RoundRobin(SlowStart::Off),
+            Scheduler::RoundRobin(SlowStart::Over(GROWS)),
+            Scheduler::LeastConnections,
+            Scheduler::SourceHash,
+        ] {
+            let mut plan = plan(&[1, 2, 3]);
+            plan.servers[0].address = BackendAddr::Name {
+                host: "app.internal".into(),
+                port: 80,
+            };
+            plan.scheduler = scheduler;
+            let marker = Marker::random().unwrap();
+            let shared = SharedGroup::new(&plan, None, &Addresses::new(), &marker, None);
+            let group = Group::new(Arc::new(shared), 0, None, |_| {});
+            for member in &group.members[1..] {
+                member.server.refused(Instant::now());
+            }
+            for _ in 0..10 {
+                let mut tried = Tried::default();
+                while group.pick(Preference::default(), &mut tried).is_some() {}
+                assert_eq!(tried.0.len(), 3);
+                assert_eq!(tried.0[2], 0, "{:?}", plan.scheduler);
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -130,6 +130,11 @@ impl Server {
         }
     }
 
+    /// Whether it can be connected to at all.
+    pub fn has_address(&self) -> bool {
+        self.doubts.load(Ordering::Relaxed) & UNRESOLVED == 0
+    }
+
     /// Since when it has been serving: it was added then, or became healthy again.
     pub fn serving_since(&self) -> Instant {
         self.epoch + Duration::from_millis(self.healthy_since.load(Ordering::Relaxed))
