@@ -777,6 +777,38 @@ async fn a_call_in_which_nothing_moves_for_request_timeout_ends() {
 }
 
 #[tokio::test]
+async fn calls_of_clients_that_say_nothing_do_not_take_their_server_out() {
+    let backend = GrpcBackend::run(|mut call| async move {
+        call.reset().await;
+    })
+    .await;
+    let mut running = before(&[&backend])
+        .listener("request_timeout = 1")
+        .run()
+        .await;
+    let mut client = running.client_h2().await;
+    let mut silent = JoinSet::new();
+    for _ in 0..6 {
+        let mut client = running.client_h2().await;
+        let (sender, body) = streamed();
+        sender.send(Frame::data("x".into())).await.unwrap();
+        silent.spawn(async move {
+            let answer = client.start(calling("/silent", body)).await;
+            drop(sender);
+            answer.unwrap().status()
+        });
+    }
+    assert_eq!(silent.join_all().await, [StatusCode::GATEWAY_TIMEOUT; 6]);
+    let says = |text: &str| text.contains("reason=\"unanswered\"");
+    // One whole call is not enough to take it out either, but the third is.
+    call(&mut client, "x").await;
+    assert!(!says(&running.stderr()), "{}", running.stderr());
+    call(&mut client, "x").await;
+    call(&mut client, "x").await;
+    running.wait_for_stderr(says).await;
+}
+
+#[tokio::test]
 async fn a_call_in_which_one_side_speaks_goes_on() {
     let heard = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&heard);

@@ -110,7 +110,7 @@ async fn run(
             exchange.answered(response)
         }
         Err(error) => {
-            if was_ignored(&error) {
+            if exchange.was_ignored(&error) {
                 server.left_unanswered(Instant::now());
             }
             Err(exchange.failed(error))
@@ -217,6 +217,14 @@ impl Exchange {
         ))
     }
 
+    /// Whether the backend left the request without a word: it was silent for too long, and not because the
+    /// client was, or its connection broke.
+    fn was_ignored(&self, error: &ExchangeError) -> bool {
+        let is_silent = matches!(error, ExchangeError::BackendTimeout);
+        is_silent && !self.upload.awaits_client()
+            || matches!(error, ExchangeError::Stream(error) if error.is_io())
+    }
+
     /// What can be done about an exchange that failed.
     fn failed(self, error: ExchangeError) -> Failed {
         if matches!(error, ExchangeError::BackendTimeout) {
@@ -243,12 +251,6 @@ impl Exchange {
             Failed::Final(error)
         }
     }
-}
-
-/// Whether the backend left the request without a word: it was silent for too long, or its connection broke.
-fn was_ignored(error: &ExchangeError) -> bool {
-    matches!(error, ExchangeError::BackendTimeout)
-        || matches!(error, ExchangeError::Stream(error) if error.is_io())
 }
 
 /// Whether the backend says that it has done nothing about the request.

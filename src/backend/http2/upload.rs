@@ -196,6 +196,11 @@ impl Upload {
         self.state == State::Done
     }
 
+    /// Whether all that the client has sent was handed over, and more is to come from it.
+    pub fn awaits_client(&self) -> bool {
+        self.state == State::Sending && self.pending.is_empty()
+    }
+
     /// A measure of progress.
     pub fn moved(&self) -> (usize, usize) {
         (self.taken, self.pending.len())
