@@ -232,6 +232,8 @@ impl Daemon {
                     self.reload().await;
                     let resolver = &self.generation.plan.server.resolver;
                     self.names.keep_only(&self.generation.hosts(), resolver);
+                    // What came in while it was prepared; of a refused one nothing else tells.
+                    self.regroup().await;
                 }
                 Event::NamesChanged => self.regroup().await,
                 Event::Stop => return self.shut_down(signals).await,

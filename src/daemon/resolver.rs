@@ -72,6 +72,8 @@ enum LookupError {
     Refused(NetError),
     /// All of it took too long.
     Timeout,
+    /// There is an answer, and no address in it.
+    Nothing,
 }
 
 impl std::fmt::Display for LookupError {
@@ -79,6 +81,7 @@ impl std::fmt::Display for LookupError {
         match self {
             Self::Refused(error) => error.fmt(f),
             Self::Timeout => f.write_str("not resolved in time"),
+            Self::Nothing => f.write_str("the answer has no address"),
         }
     }
 }
@@ -164,8 +167,9 @@ impl Names {
                 if due <= now {
                     name.next = Next::Now;
                     let (host, plan) = (host.clone(), Arc::clone(&self.plan));
+                    let known = self.addresses.get(&host).cloned().unwrap_or_default();
                     self.lookups.spawn(async move {
-                        let answer = look_up(&plan, &host).await;
+                        let answer = look_up(&plan, &host, &known).await;
                         (host, answer)
                     });
                 } else {
@@ -228,20 +232,51 @@ impl Names {
     }
 }
 
+/// Looks up the addresses of a name that has had the `known` ones.
+///
+/// Each family is a query of its own, and an answer has both as long as one succeeds. A family that was known and
+/// is not in it is asked for alone: only where DNS says that there is none is it gone.
+async fn look_up(plan: &ResolverPlan, host: &str, known: &[IpAddr]) -> Answer {
+    let mut found = ask(plan, host, LookupIpStrategy::Ipv4AndIpv6).await?;
+    for (is_ipv4, only) in [
+        (true, LookupIpStrategy::Ipv4Only),
+        (false, LookupIpStrategy::Ipv6Only),
+    ] {
+        let is_of = |ip: &IpAddr| ip.is_ipv4() == is_ipv4;
+        if !known.iter().any(is_of) || found.addresses.iter().any(is_of) {
+            continue;
+        }
+        match ask(plan, host, only).await {
+            Ok(more) => {
+                found.addresses.extend(more.addresses);
+                found.ttl = found.ttl.min(more.ttl);
+            }
+            Err(LookupError::Refused(error)) if error.is_no_records_found() => {}
+            Err(error) => {
+                tracing::debug!(target: "lockgate::dns", name = host, %error,
+                    "half of the name does not resolve: the addresses of one family are kept");
+                found.addresses.extend(known.iter().filter(|ip| is_of(ip)));
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// Asks the DNS servers of `plan`, or the system's, which are looked up anew each time: they may change while
 /// lockgate runs.
-async fn look_up(plan: &ResolverPlan, host: &str) -> Answer {
+async fn ask(plan: &ResolverPlan, host: &str, families: LookupIpStrategy) -> Answer {
     let resolver = match plan {
         ResolverPlan::Servers(servers) => {
             let servers = servers.iter().copied().map(name_server).collect();
             build(
                 ResolverConfig::from_name_servers(servers),
                 ResolveHosts::Never,
+                families,
             )
         }
         ResolverPlan::System => {
             let config = read_system_conf().map_or_else(|_| local_server(), |(config, _)| config);
-            build(config, ResolveHosts::Always)
+            build(config, ResolveHosts::Always, families)
         }
     };
     let found = async { resolver?.lookup_ip(host).await };
@@ -251,19 +286,27 @@ async fn look_up(plan: &ResolverPlan, host: &str) -> Answer {
         .map_err(LookupError::Refused)?;
     let valid_until = Instant::from_std(found.valid_until());
     let ttl = valid_until.saturating_duration_since(Instant::now());
+    let addresses: Vec<_> = found.iter().collect();
+    if addresses.is_empty() {
+        return Err(LookupError::Nothing);
+    }
     Ok(Found {
-        addresses: found.iter().collect(),
+        addresses,
         ttl: ttl.clamp(SHORTEST_TTL, LONGEST_TTL),
     })
 }
 
-fn build(config: ResolverConfig, hosts: ResolveHosts) -> Result<TokioResolver, NetError> {
+fn build(
+    config: ResolverConfig,
+    hosts: ResolveHosts,
+    families: LookupIpStrategy,
+) -> Result<TokioResolver, NetError> {
     let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
     let options = builder.options_mut();
     options.timeout = QUERY_TIMEOUT;
     options.attempts = QUERY_REPEATS;
     options.use_hosts_file = hosts;
-    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    options.ip_strategy = families;
     builder.build()
 }
 
@@ -366,7 +409,9 @@ mod tests {
 
     #[tokio::test]
     async fn localhost_needs_no_dns_server() {
-        let found = look_up(&ResolverPlan::System, "localhost").await.unwrap();
+        let found = look_up(&ResolverPlan::System, "localhost", &[])
+            .await
+            .unwrap();
         assert!(found.addresses.iter().all(IpAddr::is_loopback));
         assert!(!found.addresses.is_empty());
     }

@@ -142,6 +142,21 @@ async fn addresses_are_kept_when_a_name_does_not_resolve_any_more() {
 }
 
 #[tokio::test]
+async fn addresses_of_one_family_are_kept_while_nothing_is_said_of_it() {
+    let dns = Dns::run().await;
+    let (port, [_a, _b]) = backends([("a", "127.0.0.1"), ("b", "::1")]).await;
+    dns.point("app.test", &["127.0.0.1"]);
+    let proxy = before(&dns, &[format!("app.test:{port}")]).run().await;
+    let mut client = proxy.client().await;
+    assert_eq!(who(&mut client, 3).await, "aaa");
+    dns.say("app.test", Says::OnlyIpv6(vec!["::1".parse().unwrap()]));
+    comes_to(&mut client, "aaaaaabbbbbb").await;
+    // That there is none is an answer.
+    dns.point("app.test", &["::1"]);
+    comes_to(&mut client, "bbbbbbbbbbbb").await;
+}
+
+#[tokio::test]
 async fn a_dns_server_that_says_nothing_does_not_keep_lockgate_from_starting() {
     let dns = Dns::run().await;
     dns.say("app.test", Says::Silence);

@@ -12,6 +12,8 @@ use tokio::task::JoinHandle;
 pub(crate) enum Says {
     /// These are its addresses, for so many seconds.
     Addresses(Vec<IpAddr>, u32),
+    /// These are its IPv6 addresses, for a second, and the server cannot say of IPv4.
+    OnlyIpv6(Vec<IpAddr>),
     /// There is no such name, nor any that is not spoken of.
     NoSuchName,
     /// The server cannot say.
@@ -82,6 +84,8 @@ fn answer(query: &[u8], zone: &HashMap<String, Says>) -> Option<Vec<u8>> {
     let kind = u16::from_be_bytes([query[end], query[end + 1]]);
     let (code, addresses, ttl) = match zone.get(&name).unwrap_or(&Says::NoSuchName) {
         Says::Addresses(addresses, ttl) => (0, addresses.as_slice(), *ttl),
+        Says::OnlyIpv6(_) if kind == 1 => (2, &[][..], 0),
+        Says::OnlyIpv6(addresses) => (0, addresses.as_slice(), 1),
         Says::NoSuchName => (3, &[][..], 0),
         Says::Failure => (2, &[][..], 0),
         Says::Silence => return None,
