@@ -3,7 +3,8 @@
 //! A `Listener` belongs to a generation and is shared by all workers. `Live` is one worker's view of
 //! the whole generation, with its own connections to backends; `Current` is the one to use now.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::config::client::ClientIpPlan;
 use crate::config::plan::{GroupId, ListenAddress, ListenerPlan, ListenerProtocol, Switch};
 use crate::config::rule::{RequestRule, ResponseRule, RuleId};
 use crate::failure::Failure;
-use crate::route::limit::Limiter;
+use crate::route::limit::{Limiter, Sketch};
 use crate::route::response::ResponseRouter;
 use crate::route::router::{self, Routed, Router};
 use crate::task::Spawn;
@@ -115,7 +116,10 @@ impl Listener {
 
     /// The rule that takes a request, by what was received; `host` has no port.
     pub fn route(&self, request: &Parts, host: Option<&str>, client: ClientAddr) -> Routed {
-        let client = || self.client_ip(&request.headers, client).ip();
+        // However many rules ask.
+        let found = OnceCell::new();
+        let retrieve = || self.client_ip(&request.headers, client).ip();
+        let client = || *found.get_or_init(retrieve);
         self.router.route(&asked(request, host, &client))
     }
 
@@ -142,11 +146,13 @@ impl Listener {
         limiter?.as_ref()
     }
 
-    /// The limit of the rule of that name.
-    fn limiter_named(&self, name: &str) -> Option<&Limiter> {
-        let mut rules = all_rules(&self.plan);
-        let at = rules.position(|rule| rule.name == name)?;
-        self.limiters.as_ref()?.get(at)?.as_ref()
+    /// The limits that its rules have, by the rules' names.
+    fn limiters_by_name(&self) -> HashMap<&str, &Limiter> {
+        let limiters = self.limiters.iter().flatten();
+        let named = all_rules(&self.plan).zip(limiters);
+        named
+            .filter_map(|(rule, limiter)| Some((rule.name.as_str(), limiter.as_ref()?)))
+            .collect()
     }
 
     /// Leaves in a request that it has passed here, or says that it has before (alb.md 9.4).
@@ -243,9 +249,17 @@ fn limiters(plan: &ListenerPlan, previous: Option<&Listener>) -> Option<Box<[Opt
     if all_rules(plan).all(|rule| rule.traffic_limit.is_none()) {
         return None;
     }
+    let before = previous.map(Listener::limiters_by_name).unwrap_or_default();
+    let sketch = before.values().find_map(|limiter| limiter.sketch());
+    let new = OnceCell::new();
     let limiter = |rule: &RequestRule| {
-        let before = previous.and_then(|listener| listener.limiter_named(&rule.name));
-        rule.traffic_limit.map(|limit| Limiter::new(limit, before))
+        let limit = rule.traffic_limit?;
+        let name = rule.name.as_str();
+        let sketch = limit.per_ip_qps.map(|_| {
+            let sketch = sketch.unwrap_or_else(|| new.get_or_init(Arc::<Sketch>::default));
+            Arc::clone(sketch)
+        });
+        Some(Limiter::new(limit, name, before.get(name).copied(), sketch))
     };
     Some(all_rules(plan).map(limiter).collect())
 }

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::time::Instant;
 
-use super::sketch::Sketch;
+use super::sketch::RuleHash;
+pub use super::sketch::Sketch;
 use crate::addr::network_of;
 use crate::config::rule::TrafficLimit;
 
@@ -22,6 +23,16 @@ const SECOND: u64 = 1_000_000_000;
 pub struct Limiter {
     plan: TrafficLimit,
     state: Arc<State>,
+    each: Option<Each>,
+}
+
+/// What single clients have sent to one rule.
+#[derive(Clone, Debug)]
+struct Each {
+    /// Of all rules of the listener.
+    sketch: Arc<Sketch>,
+    rule: RuleHash,
+    rate: u32,
 }
 
 /// What survives reloads.
@@ -29,8 +40,6 @@ pub struct Limiter {
 struct State {
     began: Instant,
     all: AtomicU64,
-    /// Absent until a plan limits single clients.
-    each: Option<Sketch>,
 }
 
 /// What becomes of a request.
@@ -43,37 +52,48 @@ pub enum Verdict {
 }
 
 impl Limiter {
-    /// The limit of a rule that may have had one before, which goes on from where it was.
-    pub fn new(plan: TrafficLimit, before: Option<&Self>) -> Self {
-        let state = match before {
-            Some(before) if before.state.each.is_some() || plan.per_ip_qps.is_none() => {
-                Arc::clone(&before.state)
-            }
-            Some(before) => Arc::new(State {
-                began: before.state.began,
-                all: AtomicU64::new(before.state.all.load(Ordering::Relaxed)),
-                each: Some(Sketch::new()),
-            }),
-            None => Arc::new(State {
-                began: Instant::now(),
-                all: AtomicU64::new(0),
-                each: plan.per_ip_qps.map(|_| Sketch::new()),
-            }),
-        };
-        Self { plan, state }
+    /// The limit of the rule of that name, which may have had one before and then goes on from where it was;
+    /// `sketch` remembers the single clients of its listener, if it limits any.
+    pub fn new(
+        plan: TrafficLimit,
+        name: &str,
+        before: Option<&Self>,
+        sketch: Option<Arc<Sketch>>,
+    ) -> Self {
+        let state = before.map_or_else(
+            || {
+                Arc::new(State {
+                    began: Instant::now(),
+                    all: AtomicU64::new(0),
+                })
+            },
+            |before| Arc::clone(&before.state),
+        );
+        let each = plan.per_ip_qps.zip(sketch).map(|(rate, sketch)| Each {
+            rule: sketch.rule(name),
+            sketch,
+            rate,
+        });
+        Self { plan, state, each }
+    }
+
+    /// What remembers the single clients of its listener, if it limits any.
+    pub fn sketch(&self) -> Option<&Arc<Sketch>> {
+        self.each.as_ref().map(|each| &each.sketch)
     }
 
     /// Judges a request that comes now. A client is one IPv4 address or one IPv6 /64; its own limit is asked
     /// first, so that what one client sends beyond it takes nothing from the others.
     pub fn judge(&self, client: impl FnOnce() -> IpAddr, now: Instant) -> Verdict {
-        let now = now.saturating_duration_since(self.state.began).as_nanos();
-        let now = u64::try_from(now).unwrap_or(u64::MAX / 2);
-        if let (Some(rate), Some(each)) = (self.plan.per_ip_qps, &self.state.each)
-            && !each.advance(network_of(client()), |time| next(time, now, rate))
-        {
-            return Verdict::Refuse;
+        if let Some(Each { sketch, rule, rate }) = &self.each {
+            let now = nanos(sketch.began, now);
+            let client = network_of(client());
+            if !sketch.advance(*rule, client, |time| next(time, now, *rate)) {
+                return Verdict::Refuse;
+            }
         }
         if let Some(rate) = self.plan.qps {
+            let now = nanos(self.state.began, now);
             let order = Ordering::Relaxed;
             let moved = self
                 .state
@@ -85,6 +105,12 @@ impl Limiter {
         }
         Verdict::Pass
     }
+}
+
+/// The nanoseconds since `began`.
+fn nanos(began: Instant, now: Instant) -> u64 {
+    let nanos = now.saturating_duration_since(began).as_nanos();
+    u64::try_from(nanos).unwrap_or(u64::MAX / 2)
 }
 
 /// Where a limit's time goes when a request is taken now; `None`: it is one too many.
@@ -100,7 +126,8 @@ mod tests {
     use super::*;
 
     fn limiter(qps: Option<u32>, per_ip_qps: Option<u32>) -> Limiter {
-        Limiter::new(TrafficLimit { qps, per_ip_qps }, None)
+        let plan = TrafficLimit { qps, per_ip_qps };
+        Limiter::new(plan, "rule", None, Some(Arc::default()))
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -180,13 +207,14 @@ mod tests {
         let now = Instant::now();
         assert_eq!(passed(&before, "192.0.2.1", now, 100), 10);
         for next in [plan(Some(10), None), plan(Some(10), Some(3))] {
-            let next = Limiter::new(next, Some(&before));
+            let next = Limiter::new(next, "rule", Some(&before), Some(Arc::default()));
             assert_eq!(passed(&next, "192.0.2.1", now, 100), 0);
         }
         let before = limiter(None, Some(5));
         let now = Instant::now();
         assert_eq!(passed(&before, "192.0.2.1", now, 100), 5);
-        let next = Limiter::new(plan(Some(100), Some(10)), Some(&before));
+        let sketch = before.sketch().cloned();
+        let next = Limiter::new(plan(Some(100), Some(10)), "rule", Some(&before), sketch);
         assert_eq!(passed(&next, "192.0.2.1", now, 100), 0);
         assert_eq!(passed(&next, "192.0.2.2", now, 100), 10);
         // Twice the rate: what was taken counts half.
