@@ -114,15 +114,16 @@ unsafe extern "C" fn ask(
         return NO_KEY;
     };
     let key = if seals == 1 {
-        // SAFETY: to be sealed, the name is an array of 16 bytes, and the vector one of EVP_MAX_IV_LENGTH,
-        // which is 16; both on OpenSSL's stack, initialized, apart from each other, and to be written to.
-        let (name, iv) = unsafe {
-            (
-                &mut *name.cast::<[u8; OLDER_NAME]>(),
-                &mut *iv.cast::<[u8; IV]>(),
-            )
-        };
-        seal(bound, name, iv, cipher)
+        seal(bound, cipher).map(|sealed| {
+            // SAFETY: to be sealed, the name is an array of 16 bytes, and the vector one of EVP_MAX_IV_LENGTH,
+            // which is 16; both on OpenSSL's stack, apart from what is copied, and to be written to. They need
+            // not be initialized, which is why no reference is made of them.
+            unsafe {
+                ptr::copy_nonoverlapping(sealed.name.as_ptr(), name, OLDER_NAME);
+                ptr::copy_nonoverlapping(sealed.iv.as_ptr(), iv, IV);
+            }
+            sealed.key
+        })
     } else {
         // SAFETY: to be opened, both are parts of the ticket that came, which OpenSSL has seen to be longer
         // than the two. They are only read.
@@ -136,17 +137,19 @@ unsafe extern "C" fn ask(
     }
 }
 
-fn seal(
-    bound: &Bound,
-    name: &mut [u8; OLDER_NAME],
-    iv: &mut [u8; IV],
-    cipher: &mut CipherCtxRef,
-) -> Option<OlderKey> {
-    let key;
-    (*name, key) = bound.ticketer.older_key(&bound.server_name)?;
-    rand::fill(iv).ok()?;
-    let begun = cipher.encrypt_init(Some(Cipher::aes_256_cbc()), Some(key.cipher()), Some(iv));
-    begun.ok().map(|()| key)
+/// What a new ticket begins with, and the key that seals it.
+struct Sealed {
+    name: [u8; OLDER_NAME],
+    iv: [u8; IV],
+    key: OlderKey,
+}
+
+fn seal(bound: &Bound, cipher: &mut CipherCtxRef) -> Option<Sealed> {
+    let (name, key) = bound.ticketer.older_key(&bound.server_name)?;
+    let mut iv = [0; IV];
+    rand::fill(&mut iv).ok()?;
+    let begun = cipher.encrypt_init(Some(Cipher::aes_256_cbc()), Some(key.cipher()), Some(&iv));
+    begun.ok().map(|()| Sealed { name, iv, key })
 }
 
 fn open(
