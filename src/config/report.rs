@@ -188,16 +188,17 @@ impl Report {
         });
     }
 
-    /// Whether something has been found on the line where an origin begins.
-    pub(super) fn has_place_on_line_of(&self, origin: &Origin) -> bool {
+    /// Whether a mistake has been found on the line where an origin begins.
+    pub(super) fn has_error_on_line_of(&self, origin: &Origin) -> bool {
         let line = self.lines_of(&Origin {
             start: origin.start,
             end: origin.start,
         });
         self.diagnostics.iter().any(|diagnostic| {
-            diagnostic
-                .start()
-                .is_some_and(|start| line.contains(&start))
+            diagnostic.severity == Severity::Error
+                && diagnostic
+                    .start()
+                    .is_some_and(|start| line.contains(&start))
         })
     }
 
@@ -216,6 +217,11 @@ impl Report {
             places,
             help: None,
         })
+    }
+
+    /// How many mistakes have been found.
+    pub(super) fn errors(&self) -> usize {
+        self.count(Severity::Error)
     }
 
     fn count(&self, severity: Severity) -> usize {

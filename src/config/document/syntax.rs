@@ -31,7 +31,7 @@ pub(super) fn report(
     let mut inside_unclosed = false;
     for (origin, message) in &errors {
         let opening = unclosed.filter(|start| origin.start >= *start);
-        if inside_unclosed || report.has_place_on_line_of(origin) {
+        if inside_unclosed || report.has_error_on_line_of(origin) {
             continue;
         }
         inside_unclosed = opening.is_some();

@@ -5,7 +5,7 @@ use crate::config::client_auth::{
     ClientAuthMode, ClientAuthPlan, ClientCertPlan, FingerprintHash, NamedHeader,
 };
 use crate::config::defaults;
-use crate::config::document::{Field, HeadersDocument, SwitchOrName, Written};
+use crate::config::document::{Field, HeadersDocument, ListenerDocument, SwitchOrName, Written};
 use crate::config::plan::{ListenerProtocol, Origin};
 
 type Header<'d> = (&'static str, &'d Field<SwitchOrName>);
@@ -24,6 +24,24 @@ fn named(written: &HeadersDocument) -> [Header<'_>; 4] {
 }
 
 impl Resolver<'_> {
+    /// The names of their own that listeners give to these headers, as backends may read them.
+    pub(super) fn own_names(&self, listeners: &[ListenerDocument]) -> Vec<String> {
+        let written = listeners.iter().filter_map(|l| l.headers.as_ref());
+        let fields = written
+            .flat_map(named)
+            .filter_map(|(_, field)| field.given());
+        let names = fields.filter_map(|field| match &field.value {
+            SwitchOrName::Switch(_) => None,
+            SwitchOrName::Name(name) => Some(name),
+        });
+        // What cannot be expanded is reported where the header is made.
+        names
+            .filter_map(|name| self.expanded(name))
+            .filter(|name| !name.is_empty())
+            .map(|name| name.to_ascii_lowercase().replace('_', "-"))
+            .collect()
+    }
+
     /// What backends are told of client certificates.
     pub(super) fn client_cert_headers(&mut self, written: &HeadersDocument) -> ClientCertPlan {
         let words = [

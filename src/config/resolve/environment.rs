@@ -20,6 +20,11 @@ enum Flaw<'t> {
 }
 
 impl Resolver<'_> {
+    /// A text with its variables, if it has no mistakes, which whoever uses it reports.
+    pub(super) fn expanded(&self, text: &str) -> Option<String> {
+        expand(text, self.environment).ok()
+    }
+
     /// A string with its variables put in; `None` if one cannot be, which is reported.
     pub(super) fn expand(&mut self, written: &Written<String>) -> Option<String> {
         match expand(&written.value, self.environment) {

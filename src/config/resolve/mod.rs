@@ -53,6 +53,8 @@ struct Scope {
     certificates: Names<CertificateId>,
     tls_policies: TlsPolicies,
     groups: Names<GroupId>,
+    /// The names that users gave to headers of identity, on any listener, in lower case with `-` for `_`.
+    own_names: Vec<String>,
     /// The groups themselves; `None` in the place of one that has mistakes.
     group_plans: Vec<Option<GroupPlan>>,
 }
@@ -70,6 +72,7 @@ impl Resolver<'_> {
                 "server group",
                 document.groups.iter().map(|g| (&g.name, &g.origin)),
             ),
+            own_names: self.own_names(&document.listeners),
             group_plans: Vec::new(),
         };
         self.check_listener_names(&document.listeners);

@@ -172,7 +172,7 @@ impl Resolver<'_> {
         let target = self.target(&written.host, &written.path, &written.query);
         let fields = [&written.host, &written.path, &written.query];
         let is_sound = fields.iter().all(|field| !matches!(field, Field::Wrong));
-        if is_sound && target.is_same() && !self.report.has_place_on_line_of(&written.origin) {
+        if is_sound && target.is_same() && !self.report.has_error_on_line_of(&written.origin) {
             self.report
                 .warning(&written.origin, "this `rewrite` changes nothing");
         }
@@ -304,7 +304,7 @@ impl Resolver<'_> {
             && same_protocol
             && same_port
             && target.is_same()
-            && !self.report.has_place_on_line_of(&written.origin)
+            && !self.report.has_error_on_line_of(&written.origin)
         {
             self.report
                 .error(&written.origin, "this redirect leads to where it came from")

@@ -17,6 +17,10 @@ type Texts = Field<Vec<Written<String>>>;
 /// How a text becomes what it means.
 type Parse<V> = fn(String) -> Result<V, ValueError>;
 
+/// Why a header of identity cannot be asked for.
+const TAKEN_OUT: &str =
+    "lockgate takes it out of what clients send, since they could write anything";
+
 impl Resolver<'_> {
     /// What must hold of a request; what has mistakes is left out.
     pub(super) fn conditions(&mut self, written: &RuleDocument) -> Vec<Condition> {
@@ -29,7 +33,7 @@ impl Resolver<'_> {
         conditions.extend(self.methods(&written.method).map(Condition::Method));
         self.must_not_be_empty("header", written, written.header.rows.len());
         for row in &written.header.rows {
-            conditions.extend(self.header_condition(row).map(Condition::Header));
+            conditions.extend(self.header_condition("header", row).map(Condition::Header));
         }
         self.must_not_be_empty("query", written, written.query.rows.len());
         for row in &written.query.rows {
@@ -43,6 +47,28 @@ impl Resolver<'_> {
         }
         conditions.extend(self.source_ip(&written.source_ip).map(Condition::SourceIp));
         conditions
+    }
+
+    /// Reports conditions that ask for a header of identity to which a user gave its name: what a client
+    /// wrote there is taken out only after the rule was chosen.
+    pub(super) fn refuse_own_names(&mut self, written: &RuleDocument, own: &[String]) {
+        for name in written
+            .header
+            .rows
+            .iter()
+            .filter_map(|row| row.name.given())
+        {
+            let text = self.expanded(&name.value).unwrap_or_default();
+            if own.contains(&text.to_ascii_lowercase().replace('_', "-")) {
+                self.report
+                    .error(
+                        &name.origin,
+                        format!("`header`: `{text}` cannot be asked for"),
+                    )
+                    .label("tells backends of client certificates")
+                    .help(TAKEN_OUT);
+            }
+        }
     }
 
     /// What must hold of an answer.
@@ -63,7 +89,8 @@ impl Resolver<'_> {
         let headers = &written.response_header.rows;
         self.must_not_be_empty("response_header", written, headers.len());
         for row in headers {
-            conditions.extend(self.header_condition(row).map(ResponseCondition::Header));
+            let header = self.header_condition("response_header", row);
+            conditions.extend(header.map(ResponseCondition::Header));
         }
         conditions
     }
@@ -100,7 +127,7 @@ impl Resolver<'_> {
         Some(methods)
     }
 
-    fn header_condition(&mut self, row: &NamedDocument) -> Option<Named<HeaderName>> {
+    fn header_condition(&mut self, key: &str, row: &NamedDocument) -> Option<Named<HeaderName>> {
         let named = self.named(row, condition_header, pattern::header_value)?;
         let name = named.name.as_str();
         let origin = &row.name.given()?.origin;
@@ -108,14 +135,12 @@ impl Resolver<'_> {
             "host" => Some("`host` is a condition of its own"),
             "cookie" => Some("`cookie` is a condition of its own"),
             // A client's word on these counts for nothing (alb.md decision 5).
-            name if is_identity(name) => {
-                Some("lockgate takes it out of what clients send, since they could write anything")
-            }
+            name if is_identity(name) => Some(TAKEN_OUT),
             _ => None,
         };
         if let Some(help) = other {
             self.report
-                .error(origin, format!("`header`: `{name}` cannot be asked for"))
+                .error(origin, format!("`{key}`: `{name}` cannot be asked for"))
                 .help(help);
             return None;
         }
@@ -153,7 +178,10 @@ impl Resolver<'_> {
         for element in &list.value {
             let given = self.string_at("source_ip", element, |text| value::networks(&text));
             let given = given.unwrap_or_default();
-            if given.iter().any(|network| network.addr().is_unspecified()) {
+            if given
+                .iter()
+                .any(|network| network.trunc().addr().is_unspecified())
+            {
                 self.report
                     .error(
                         &element.origin,
@@ -217,9 +245,7 @@ impl Resolver<'_> {
             let Pattern::Regex(RegexText { text, .. }) = pattern else {
                 continue;
             };
-            let is_anchored =
-                text.starts_with('^') && text.ends_with('$') && !text.ends_with("\\$");
-            if !is_anchored {
+            if !pattern::is_anchored(text) {
                 self.report
                     .warning(
                         origin,
@@ -233,7 +259,7 @@ impl Resolver<'_> {
 
     fn must_not_be_empty(&mut self, key: &str, written: &RuleDocument, rows: usize) {
         if let (Some(origin), 0) = (written.place(key), rows)
-            && !self.report.has_place_on_line_of(origin)
+            && !self.report.has_error_on_line_of(origin)
         {
             self.refuse_empty(key, origin);
         }

@@ -17,8 +17,9 @@ impl Resolver<'_> {
         let written = written?;
         let allow_origin = self.allow_origin(written);
         let allow_credentials = switch(&written.allow_credentials, defaults::CORS_CREDENTIALS);
-        if let (Some(AllowOrigin::Any), Switch::On, Some(given)) = (
-            &allow_origin,
+        let is_every_site = allow_origin.as_ref().is_some_and(is_every_site);
+        if let (true, Switch::On, Some(given)) = (
+            is_every_site,
             allow_credentials,
             written.allow_credentials.given(),
         ) {
@@ -27,7 +28,7 @@ impl Resolver<'_> {
                     &given.origin,
                     "every site can read what this rule serves to a user who is logged in",
                 )
-                .label("with `allow_origin = [\"*\"]`")
+                .label("with an `allow_origin` that names no site")
                 .help("name the origins that may, or leave `allow_credentials` out");
         }
         let allow_headers = match &written.allow_headers {
@@ -127,6 +128,22 @@ impl Resolver<'_> {
     }
 }
 
+/// Whether whoever has a name for a site may ask.
+fn is_every_site(allowed: &AllowOrigin) -> bool {
+    let is_every = |pattern: &Pattern| match pattern {
+        Pattern::Wildcard(origin) => {
+            let host = origin.split("://").nth(1).unwrap_or_default();
+            let host = host.split(':').next().unwrap_or_default();
+            host.split('.').all(|label| label == "*")
+        }
+        Pattern::Exact(_) | Pattern::Regex(_) => false,
+    };
+    match allowed {
+        AllowOrigin::Any => true,
+        AllowOrigin::Of(patterns) => patterns.iter().any(is_every),
+    }
+}
+
 /// `http(s)://host[:port]`; labels of the host may be `*`.
 fn origin(text: String) -> Result<Pattern, ValueError> {
     let lower = text.to_ascii_lowercase();
@@ -138,7 +155,10 @@ fn origin(text: String) -> Result<Pattern, ValueError> {
     };
     let is_host = |host: &str| {
         host.parse::<std::net::Ipv4Addr>().is_ok()
-            || value::host_name(&host.replace('*', "x")).is_ok()
+            || host
+                .split('.')
+                .all(|label| label == "*" || !label.contains('*'))
+                && value::host_name(&host.replace('*', "x")).is_ok()
     };
     let is_sound = rest.is_some_and(|rest| match rest.split_once(':') {
         Some((host, port)) => is_host(host) && is_port(port),
@@ -151,7 +171,7 @@ fn origin(text: String) -> Result<Pattern, ValueError> {
             text,
             kind: "an origin",
             expected:
-                "`https://HOST` or `http://HOST`, perhaps with a port; `*` may stand in the host"
+                "`https://HOST` or `http://HOST`, perhaps with a port; `*` may stand for whole labels of the host"
                     .to_owned(),
         }),
     }
@@ -180,6 +200,9 @@ mod tests {
                 "https://10.0.0.1",
                 Some(Pattern::Exact("https://10.0.0.1".into())),
             ),
+            // It would be the site of whoever registers such a name.
+            ("https://*example.com", None),
+            ("https://www.exa*ple.com", None),
             ("example.com", None),
             ("ftp://example.com", None),
             ("https://example.com/", None),

@@ -176,7 +176,10 @@ impl Resolver<'_> {
         scope: &mut Scope,
     ) -> Option<RequestRule> {
         self.refuse_rule_keys(written, &RESPONSE_KEYS, Direction::Request);
+        let before = self.report.errors();
         let conditions = self.conditions(written);
+        self.refuse_own_names(written, &scope.own_names);
+        let is_sound = self.report.errors() == before && are_read(written);
         let traffic_limit = self.traffic_limit(written.traffic_limit.as_ref());
         let rewrite = self.rewrite(written.rewrite.as_ref());
         let edits = self.request_edits(written);
@@ -185,6 +188,7 @@ impl Resolver<'_> {
         let action = self.action(written, site, scope);
         self.check_captures(written, &conditions, rewrite.as_ref(), action.as_ref());
         let (name, priority) = self.identity(written)?;
+        is_sound.then_some(())?;
         Some(RequestRule {
             name,
             priority,
@@ -202,11 +206,14 @@ impl Resolver<'_> {
 
     fn response_rule(&mut self, written: &RuleDocument) -> Option<ResponseRule> {
         self.refuse_rule_keys(written, &REQUEST_KEYS, Direction::Response);
+        let before = self.report.errors();
         let request = self.conditions(written);
         let response = self.response_conditions(written);
+        let is_sound = self.report.errors() == before && are_read(written);
         let edits = self.response_edits(written);
         let fixed_response = self.fixed_response(written.fixed_response.as_ref());
         let (name, priority) = self.identity(written)?;
+        is_sound.then_some(())?;
         Some(ResponseRule {
             name,
             priority,
@@ -317,4 +324,26 @@ impl Resolver<'_> {
                 );
         }
     }
+}
+
+/// Whether all of a rule's conditions were read: without one of them it would seem to take more than was meant.
+fn are_read(written: &RuleDocument) -> bool {
+    let lists = [
+        &written.host,
+        &written.path,
+        &written.method,
+        &written.source_ip,
+    ];
+    let tables = [
+        &written.header,
+        &written.query,
+        &written.cookie,
+        &written.response_header,
+    ];
+    let is_read = |list: &&Field<_>| !matches!(list, Field::Wrong);
+    lists.iter().all(is_read)
+        && !matches!(written.response_status, Field::Wrong)
+        && tables
+            .iter()
+            .all(|table| table.completeness != Completeness::Partial)
 }

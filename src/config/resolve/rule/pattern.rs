@@ -140,6 +140,38 @@ fn regex_of(text: &str) -> Option<(Case, &str)> {
     })
 }
 
+/// Whether each branch of an expression begins with `^` and ends with `$`.
+pub(super) fn is_anchored(expression: &str) -> bool {
+    let (mut groups, mut classes) = (0_usize, 0_usize);
+    let (mut begins, mut ends) = (true, false);
+    let mut characters = expression.chars();
+    while let Some(c) = characters.next() {
+        if begins && c != '^' {
+            return false;
+        }
+        let is_outside = groups == 0 && classes == 0;
+        if c == '|' && is_outside {
+            if !ends {
+                return false;
+            }
+            (begins, ends) = (true, false);
+            continue;
+        }
+        (begins, ends) = (false, c == '$' && is_outside);
+        match c {
+            '\\' => {
+                characters.next();
+            }
+            '[' => classes += 1,
+            ']' => classes = classes.saturating_sub(1),
+            '(' if classes == 0 => groups += 1,
+            ')' if classes == 0 => groups = groups.saturating_sub(1),
+            _ => {}
+        }
+    }
+    ends
+}
+
 /// The regular expression of a text, as it was written.
 fn regex(written: &str, expression: &str, case: Case) -> Result<Pattern, ValueError> {
     let refused = |why| {
@@ -188,6 +220,28 @@ mod tests {
             Ok(Pattern::Wildcard(_)) => "wildcard",
             Ok(Pattern::Regex(_)) => "regex",
             Err(_) => "refused",
+        }
+    }
+
+    #[test]
+    fn an_expression_is_anchored_if_all_its_branches_are() {
+        for (expression, expected) in [
+            (r"^www\.example\.com$", true),
+            (r"^a$|^b$", true),
+            (r"^(a|b)$", true),
+            (r"^[|]$", true),
+            (r"^a\|b$", true),
+            (r"^a\\$", true),
+            (r"^www\.a\.com|www\.b\.com$", false),
+            (r"^a$|b", false),
+            (r"^a|^b$", false),
+            (r"^a\$", false),
+            (r"^a$|", false),
+            (r"a$", false),
+            (r"^a", false),
+            ("", false),
+        ] {
+            assert_eq!(is_anchored(expression), expected, "{expression}");
         }
     }
 
