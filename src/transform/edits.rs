@@ -5,11 +5,14 @@
 //! own: a reference finds nothing that was forged, and nothing that lockgate says of the client is undone.
 //! Which names no rule may touch is the resolver's to say.
 
+use std::slice;
+
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::rule::{Existing, HeaderEdits, InsertValue, SystemValue};
 use crate::transform::forwarded::{ClientValues, ForwardedHeaders};
+use crate::transform::hop_by_hop::remove_names;
 
 /// What inserted fields are made from, beside what the file says.
 #[derive(Clone, Copy, Debug)]
@@ -85,13 +88,14 @@ fn system(value: SystemValue, sources: &Sources<'_>) -> HeaderValue {
 }
 
 fn edit(edits: &HeaderEdits, inserted: Vec<Inserted>, headers: &mut HeaderMap) {
-    for name in &edits.remove {
-        headers.remove(name);
+    remove_names(headers, &edits.remove);
+    // A reference that finds nothing leaves nothing: else what the client wrote would stand in its place.
+    for field in &inserted {
+        if field.existing == Existing::Replaced {
+            remove_names(headers, slice::from_ref(&field.name));
+        }
     }
     for field in inserted {
-        if field.existing == Existing::Replaced && !field.values.is_empty() {
-            headers.remove(&field.name);
-        }
         for value in field.values {
             headers.append(&field.name, value);
         }
@@ -200,7 +204,13 @@ mod tests {
                 replaced,
                 &["x-a: 2", "x-a: 3", "x-b: 2", "x-b: 3", "x-c: 4"],
             ),
-            ("x-a", reference("x-none"), replaced, NOTHING),
+            (
+                "x-a",
+                reference("x-none"),
+                replaced,
+                &["x-b: 2", "x-b: 3", "x-c: 4"],
+            ),
+            ("x-a", reference("x-none"), kept, NOTHING),
             (
                 "x-a",
                 reference("host"),
@@ -215,6 +225,33 @@ mod tests {
                 InsertValue::Reference(_) | InsertValue::Literal(_) | InsertValue::System(_) => 1,
             };
             assert_eq!(made, lines);
+        }
+    }
+
+    #[test]
+    fn other_spellings_that_a_backend_may_take_for_a_name_go_with_it() {
+        let before = [("x_user", "forged"), ("x-user", "1"), ("x.debug", "2")];
+        let client = ClientValues::new(ClientAddr::new("192.0.2.7:40000".parse().unwrap()));
+        let id = HeaderValue::from_static("alb-1");
+        let sources = Sources {
+            host: None,
+            client: &client,
+            listener: &ForwardedHeaders::new(defaults::HEADERS, Proto::Https, 8443, id),
+        };
+        for (existing, left) in [
+            (Existing::Replaced, &["x-user: 9"][..]),
+            (
+                Existing::Kept,
+                &["x-user: 1", "x-user: 9", "x_user: forged"],
+            ),
+        ] {
+            let edits = HeaderEdits {
+                remove: vec![HeaderName::from_static("x-debug")],
+                ..insert("x-user", literal("9"), existing)
+            };
+            let mut headers = map(&before);
+            edit_request(&edits, &mut headers, &sources);
+            assert_eq!(lines(&headers), left);
         }
     }
 

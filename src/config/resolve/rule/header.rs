@@ -49,19 +49,21 @@ impl Resolver<'_> {
         let remove = removed
             .iter()
             .filter_map(|name| self.header("remove_headers", name, kept))
+            .map(|(name, _)| name)
             .collect();
         HeaderEdits { remove, insert }
     }
 
-    /// The name of a header that a rule may touch.
+    /// The name of a header that a rule may touch, and how it is written.
     fn header(
         &mut self,
         key: &str,
         written: &Written<String>,
         kept: Protected,
-    ) -> Option<HeaderName> {
+    ) -> Option<(HeaderName, String)> {
         let (least, most) = defaults::RULE_HEADER_NAME_LENGTH;
-        let name = self.string_at(key, written, |text| rule_header(text, least, most))?;
+        let parse = |text: String| Ok((rule_header(text.clone(), least, most)?, text));
+        let (name, spelling) = self.string_at(key, written, parse)?;
         // Backends may read `_` and `-` as the same.
         let folded = name.as_str().replace('_', "-");
         if kept.contains(&folded.as_str()) {
@@ -76,7 +78,7 @@ impl Resolver<'_> {
                 );
             return None;
         }
-        Some(name)
+        Some((name, spelling))
     }
 
     fn insert(&mut self, row: &InsertDocument) -> Option<InsertHeader> {
@@ -92,10 +94,10 @@ impl Resolver<'_> {
             Some(Written { value: false, .. }) => Existing::Kept,
             None => defaults::EXISTING,
         };
-        let spelling = row.name.given()?.value.as_str().into();
+        let (name, spelling) = name?;
         Some(InsertHeader {
-            name: name?,
-            spelling,
+            name,
+            spelling: spelling.into(),
             value: value?,
             existing,
         })
@@ -175,7 +177,26 @@ fn reference(text: String) -> Result<HeaderName, ValueError> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::config;
+
+    #[test]
+    fn names_from_the_environment_are_spelt_as_it_says() {
+        let text = "[[listener]]\nname = \"web\"\nprotocol = \"http\"\nport = 80\n\
+                    [[listener.rule]]\nname = \"a\"\npriority = 1\nforward = \"app\"\n\
+                    insert_headers = [{ name = \"${env:HDR}\", value = \"1\" }]\n\
+                    [[server_group]]\nname = \"app\"\nservers = [{ address = \"127.0.0.1:80\" }]\n";
+        let environment = |name: &str| (name == "HDR").then(|| "X-Env".to_owned());
+        let (plan, _) = config::parse(Path::new("a.toml"), text, &environment);
+        let plan = plan.unwrap();
+        let header = &plan.listeners[0].rules.default.edits.insert[0];
+        assert_eq!(
+            (&*header.spelling, header.name.as_str()),
+            ("X-Env", "x-env")
+        );
+    }
 
     #[test]
     fn inserted_values_are_plain_text() {
