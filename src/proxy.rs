@@ -34,7 +34,7 @@ use crate::http::request::{self, Continue, Host};
 use crate::pace::Inflow;
 use crate::response_body::{Compression, PlainBody, ResponseBody};
 use crate::rule::{self, Course, Site, Taken};
-use crate::stay::Stay;
+use crate::stay::{Kept, Stay};
 use crate::transform::compression::negotiate::{self, Accepted, Decision};
 use crate::transform::{hop_by_hop, request_id};
 use crate::upgrade;
@@ -74,17 +74,18 @@ pub async fn handle(
         site,
     };
     let mut response = match outcome {
-        Ok(Outcome::Asked(Answer::Response(head, body))) => {
-            pass_on(head, body, &scene, exchange, pace)
+        Ok(Outcome::Asked(Answer::Response(head, body), kept)) => {
+            pass_on(head, body, (&scene, kept), exchange, pace)
         }
-        Ok(Outcome::Asked(Answer::Reset(reason))) => {
+        Ok(Outcome::Asked(Answer::Reset(reason), _)) => {
             return Err(exchange.reset(Failure::BackendReset, reason));
         }
         // As for a head that there is no room for.
         Err(failure @ Failure::ConnectionMemory) => {
             return Err(exchange.reset(failure, h2::Reason::REFUSED_STREAM));
         }
-        Ok(Outcome::Asked(Answer::Switched(head, backend, retiree))) => {
+        Ok(Outcome::Asked(Answer::Switched(mut head, backend, retiree), kept)) => {
+            kept.tell(&mut head.headers, view.listener.key.proto());
             let tunnel = Tunnel::new(backend, exchange, retiree);
             upgrade::open(head, tunnel, pace.zip(stream), &connection)
         }
@@ -200,25 +201,25 @@ impl Asked {
 }
 
 /// What came of a request.
-enum Outcome {
+enum Outcome<'a> {
     /// A server was asked.
-    Asked(Answer),
+    Asked(Answer, Kept<'a>),
     /// Its rule answered.
     Ruled(Response<Bytes>, Ruled),
 }
 
 /// Answers a request that a rule has taken: by that rule, or by the group that it forwards to.
-async fn answer(
+async fn answer<'a>(
     parts: &mut Parts,
     body: Incoming,
     taken: &mut Taken<'_>,
-    site: Site<'_>,
+    site: Site<'a>,
     exchange: &mut Exchange,
-) -> Result<Outcome, Failure> {
+) -> Result<Outcome<'a>, Failure> {
     match rule::course(taken, parts, site)? {
         Course::Forward(group) => {
-            let answer = forward(parts, body, (taken, group), site, exchange).await?;
-            Ok(Outcome::Asked(answer))
+            let (answer, kept) = forward(parts, body, (taken, group), site, exchange).await?;
+            Ok(Outcome::Asked(answer, kept))
         }
         Course::Answer(mut response, how) => {
             match how {
@@ -234,13 +235,13 @@ async fn answer(
 }
 
 /// Prepares a request, and sends it to a group.
-async fn forward(
+async fn forward<'a>(
     parts: &mut Parts,
     body: Incoming,
     (taken, group): (&Taken<'_>, GroupId),
-    site: Site<'_>,
+    site: Site<'a>,
     exchange: &mut Exchange,
-) -> Result<Answer, Failure> {
+) -> Result<(Answer, Kept<'a>), Failure> {
     let Site { connection, view } = site;
     let listener = &view.listener;
     let limits = &listener.plan.limits;
@@ -294,9 +295,8 @@ async fn forward(
         tracing::debug!(server = ?trace.server.as_ref().map(|s| s.endpoint()), %error, "a request failed");
         Failure::from(&error)
     })?;
-    let mut answer = upgrade::bridged(answer, bridge.as_ref())?;
-    stay.tell(&mut answer, trace.mark, group, listener.key.proto());
-    Ok(answer)
+    let answer = upgrade::bridged(answer, bridge.as_ref())?;
+    Ok((answer, Kept::new(stay, trace.mark, group)))
 }
 
 /// Whether the client waits for permission to send its body.
@@ -352,7 +352,7 @@ fn framing(parts: &Parts, body: &Incoming) -> BodyFraming {
 fn pass_on(
     head: AnswerHead,
     body: AnswerBody,
-    scene: &Scene<'_>,
+    (scene, kept): (&Scene<'_>, Kept<'_>),
     mut exchange: Exchange,
     pace: Option<Rc<StreamPace>>,
 ) -> Response<ResponseBody> {
@@ -360,8 +360,12 @@ fn pass_on(
     let body = plain(body, pace.as_deref(), site.connection.activity.exchanges());
     let mut response = respond(head, body, scene);
     if let Some(taken) = &scene.taken {
-        exchange.ruled(rule::amend(&mut response, &scene.request, taken, *site));
+        match rule::amend(&mut response, &scene.request, taken, *site) {
+            Ok(ruled) => exchange.ruled(ruled),
+            Err(failure) => return refuse(failure, scene, exchange, pace),
+        }
     }
+    kept.tell(response.headers_mut(), site.view.listener.key.proto());
     rule::say_cors(&mut response, scene.taken.as_ref());
     let compression = compress(&mut response, &scene.asked, site.view, pace.as_deref());
     exchange.answered(response.status());

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue};
 use http::request::Parts;
-use http::{Response, Uri};
+use http::{Method, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
@@ -126,6 +126,7 @@ pub fn course(taken: &mut Taken<'_>, parts: &mut Parts, site: Site<'_>) -> Resul
             Ok(Course::Answer(answer, Ruled::Redirect))
         }
         Action::FixedResponse(fixed) => {
+            check_refusal(&parts.method, fixed.code)?;
             Ok(Course::Answer(reply::fixed(fixed), Ruled::FixedResponse))
         }
         Action::Forward(_) => {
@@ -137,6 +138,14 @@ pub fn course(taken: &mut Taken<'_>, parts: &mut Parts, site: Site<'_>) -> Resul
             Ok(Course::Forward(group))
         }
     }
+}
+
+/// Any 2xx that answers CONNECT opens a tunnel (RFC 9110 9.3.6), here one to nobody.
+fn check_refusal(method: &Method, code: StatusCode) -> Result<(), Failure> {
+    if *method == Method::CONNECT && code.is_success() {
+        return Err(Failure::ProtocolUnknown);
+    }
+    Ok(())
 }
 
 /// What a request gives to templates.
@@ -262,19 +271,30 @@ pub fn amend(
     parts: &Parts,
     taken: &Taken<'_>,
     site: Site<'_>,
-) -> Option<Ruled> {
+) -> Result<Option<Ruled>, Failure> {
     let listener = &site.view.listener;
-    let client = taken.client.map(ClientIp::ip)?;
+    let Some(client) = taken.client.map(ClientIp::ip) else {
+        return Ok(None);
+    };
     let name = taken.host.as_ref().map(Host::name);
     let request = (parts, name, client);
-    let rule = listener.response_rule(request, response.status(), response.headers())?;
+    let rule = listener.response_rule(request, response.status(), response.headers());
+    let Some(rule) = rule else {
+        return Ok(None);
+    };
     if let Some(fixed) = &rule.fixed_response {
-        replace(response, reply::fixed(fixed));
+        check_refusal(&parts.method, fixed.code)?;
+        let mut answer = reply::fixed(fixed);
+        // Over HTTP/2 hyper sends whatever body it is given.
+        if parts.version == Version::HTTP_2 && parts.method == Method::HEAD {
+            *answer.body_mut() = Bytes::new();
+        }
+        replace(response, answer);
     }
     let sources = sources(taken.host.as_ref(), site);
     let headers = response.headers_mut();
     edits::edit_response(&rule.edits, headers, &parts.headers, &sources);
-    rule.fixed_response.as_ref().map(|_| Ruled::FixedResponse)
+    Ok(rule.fixed_response.as_ref().map(|_| Ruled::FixedResponse))
 }
 
 /// Puts an answer in place of a backend's, whose connection ends with it unless all of it has come.

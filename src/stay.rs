@@ -3,12 +3,12 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use http::HeaderMap;
 use http::request::Parts;
 
 use crate::addr::ClientAddr;
 use crate::backend::balance::Preference;
 use crate::backend::group::Group;
-use crate::backend::send::Answer;
 use crate::config::balance::StickyPlan;
 use crate::listener::Listener;
 use crate::mark::Mark;
@@ -58,14 +58,28 @@ impl Stay {
             })
         }
     }
+}
 
-    /// Has the answer of the server with this mark tell the client to come back to it.
-    pub fn tell(self, answer: &mut Answer, mark: Option<Mark>, group: &Group, proto: Proto) {
-        let Self::On(now, held) = self else { return };
-        if let (Some(headers), Some(mark)) = (answer.headers_mut(), mark) {
+/// Whom a client is told to come back to.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept<'a> {
+    stay: Stay,
+    mark: Option<Mark>,
+    group: &'a Group,
+}
+
+impl<'a> Kept<'a> {
+    /// The server with this mark, where its group keeps clients.
+    pub fn new(stay: Stay, mark: Option<Mark>, group: &'a Group) -> Self {
+        Self { stay, mark, group }
+    }
+
+    /// Has the server's answer say so, once rules have made it what it is to be (alb.md section 15).
+    pub fn tell(self, headers: &mut HeaderMap, proto: Proto) {
+        if let (Stay::On(now, held), Some(mark)) = (self.stay, self.mark) {
             let held = held.map(|(_, held)| held);
             let visit = Visit { held, now, proto };
-            sticky::keep(headers, &group.shared.sticky, mark, visit);
+            sticky::keep(headers, &self.group.shared.sticky, mark, visit);
         }
     }
 }

@@ -112,14 +112,6 @@ impl Answer {
             Self::Reset(_) => None,
         }
     }
-
-    /// Its fields, if it has any.
-    pub fn headers_mut(&mut self) -> Option<&mut HeaderMap> {
-        match self {
-            Self::Response(head, _) | Self::Switched(head, ..) => Some(&mut head.headers),
-            Self::Reset(_) => None,
-        }
-    }
 }
 
 /// Why no answer came.

@@ -86,6 +86,9 @@ async fn conditions_look_at_the_request_as_it_was_sent() {
 async fn an_answer_can_be_replaced_by_a_fixed_one() {
     let backend = Backend::answering(|request| {
         match request.start().split(' ').nth(1).unwrap() {
+            path if request.start().starts_with("HEAD ") && path != "/fine" => {
+                b"HTTP/1.1 500 Oops\r\nContent-Length: 6\r\n\r\n".to_vec()
+            }
             // More than a socket holds, so that it cannot have been read to its end.
             "/large" => {
                 let mut bytes = b"HTTP/1.1 500 Oops\r\nContent-Encoding: gzip\r\nETag: \"x\"\r\n\
@@ -121,6 +124,7 @@ async fn an_answer_can_be_replaced_by_a_fixed_one() {
             }
             let head = client.send(request(Method::HEAD, path, empty())).await;
             assert_eq!((head.status.as_u16(), head.text()), (502, String::new()));
+            assert_eq!(head.field("x-rule"), Some("1"), "the rule's, not our own");
             assert_eq!(client.get("/fine").await.text(), "fine");
         }
     }

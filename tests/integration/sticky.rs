@@ -70,6 +70,19 @@ async fn a_client_stays_with_its_server_over_workers_protocols_and_reloads() {
 }
 
 #[tokio::test]
+async fn a_client_is_kept_too_whose_answer_a_rule_replaced() {
+    let backends = named(&["a"]).await;
+    let rule = "[[listener.rule]]\nname = \"out\"\npriority = 1\ndirection = \"response\"\n\
+                fixed_response = { code = 200, body = \"other\" }\n";
+    let running = before(&backends).listener(rule).group(INSERT).run().await;
+    for mut client in [running.client().await, running.client_h2().await] {
+        let answer = ask(&mut client, None).await;
+        assert_eq!(answer.text(), "other");
+        assert_eq!(set(&answer).len(), 2);
+    }
+}
+
+#[tokio::test]
 async fn the_cookie_has_a_twin_for_other_sites_and_tells_nothing_of_the_server() {
     let backends = named(&["a"]).await;
     for (proxy, end) in [

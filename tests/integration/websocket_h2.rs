@@ -52,6 +52,29 @@ async fn opened(answer: Response<Incoming>) -> Raw {
     Raw::over(TokioIo::new(upgraded))
 }
 
+#[tokio::test]
+async fn no_fixed_answer_of_a_rule_opens_a_tunnel() {
+    let backend = Backend::answering(|request| {
+        if request.start().starts_with("GET /plain") {
+            return ok(b"");
+        }
+        b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n".to_vec()
+    });
+    let backend = backend.run().await;
+    let rules = "[[listener.rule]]\nname = \"fixed\"\npriority = 1\npath = [\"/fixed\"]\n\
+                 fixed_response = { code = 200, body = \"x\" }\n\
+                 [[listener.rule]]\nname = \"refused\"\npriority = 2\npath = [\"/refused\"]\n\
+                 fixed_response = { code = 404 }\n\
+                 [[listener.rule]]\nname = \"out\"\npriority = 3\ndirection = \"response\"\n\
+                 response_status = [\"403\"]\nfixed_response = { code = 200 }\n";
+    let running = Proxy::to(&backend).listener(rules).run().await;
+    let mut client = client(&running).await;
+    for (path, status) in [("/fixed", 501), ("/refused", 404), ("/replaced", 501)] {
+        let answer = client.start(asking(path)).await.unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+    }
+}
+
 /// The 101 that a server makes of a request's key.
 fn switching(head: &str, fields: &str) -> String {
     let key = field(head, "sec-websocket-key").expect("a key");
