@@ -7,7 +7,8 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use http::Version;
 
 use lockgate::addr::{BackendAddr, ClientAddr, ClientIp};
-use lockgate::telemetry::access_log::{Record, RequestFacts, Scheme};
+use lockgate::scheme::Scheme;
+use lockgate::telemetry::access_log::{Record, RequestFacts};
 
 fn record(backend: &BackendAddr) -> Record<'_> {
     let client = ClientAddr::new(([192, 0, 2, 7], 47110).into());

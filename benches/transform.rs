@@ -20,10 +20,11 @@ use lockgate::config::defaults;
 use lockgate::config::plan::{
     Algorithm, CompressionSettings, ForwardedFor, HeadersPlan, Switch, UnknownLength,
 };
+use lockgate::scheme::Scheme;
 use lockgate::transform::client_ip;
 use lockgate::transform::compression::body::CompressedBody;
 use lockgate::transform::compression::negotiate::{Accepted, Decision};
-use lockgate::transform::forwarded::{ClientValues, ForwardedHeaders, Proto};
+use lockgate::transform::forwarded::{ClientValues, ForwardedHeaders};
 use lockgate::transform::hop_by_hop;
 
 fn request() -> HeaderMap {
@@ -63,7 +64,7 @@ fn headers(c: &mut Criterion) {
     };
     let peer = ClientAddr::new("10.0.0.3:4711".parse().unwrap());
     let forwarded =
-        ForwardedHeaders::new(plan, Proto::Https, 443, HeaderValue::from_static("alb-1"));
+        ForwardedHeaders::new(plan, Scheme::Https, 443, HeaderValue::from_static("alb-1"));
     let client = ClientValues::new(peer);
     let host = HeaderValue::from_static("www.example.com");
     let trusted = ["10.0.0.0/8", "2001:db8::/32"].map(|text| text.parse().unwrap());

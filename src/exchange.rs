@@ -23,7 +23,8 @@ use crate::failure::{Failure, client_closed_request};
 use crate::http::http2::StreamPace;
 use crate::http::request::head_length;
 use crate::listener::Listener;
-use crate::telemetry::access_log::{Record, RequestFacts, Scheme};
+use crate::scheme::Scheme;
+use crate::telemetry::access_log::{Record, RequestFacts};
 use crate::telemetry::writer::AccessLogHandle;
 use crate::tls::facts::TlsFacts;
 
@@ -146,6 +147,11 @@ impl Exchange {
             entry,
             active: None,
         }
+    }
+
+    /// Whom the request is attributed to, where the log has asked already.
+    pub fn client_ip(&self) -> Option<ClientIp> {
+        self.entry.as_deref().map(|entry| entry.client_ip)
     }
 
     /// A rule takes the request.

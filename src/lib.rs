@@ -21,7 +21,7 @@
 //! # The code, in the order of the flow
 //! | where | what |
 //! |---|---|
-//! | [`addr`], [`network`], [`stream`], [`unsent`], [`pace`], [`timer`], [`task`], [`failure`], [`file`](mod@file), [`secret`], [`mark`] | vocabulary: addresses by position, sets of networks, the client's byte stream, how slow it may be, lazy deadlines, how a task is run, the one table from cause to status, how files are read, the secret that replicas share, what stands for a server in a cookie |
+//! | [`addr`], [`scheme`], [`network`], [`stream`], [`unsent`], [`pace`], [`timer`], [`task`], [`failure`], [`file`](mod@file), [`secret`], [`mark`] | vocabulary: addresses by position, how listeners are reached, sets of networks, the client's byte stream, how slow it may be, lazy deadlines, how a task is run, the one table from cause to status, how files are read, the secret that replicas share, what stands for a server in a cookie |
 //! | [`config`] | the TOML file: document (what was written), plan (what was meant), report (what is wrong) |
 //! | [`accept`] | listening sockets, the PROXY protocol's header |
 //! | [`tls`] | PEM files, certificates and the choice among them, security policies, session tickets, the handshake; with the feature `legacy-tls`, OpenSSL for older clients |
@@ -83,6 +83,7 @@ pub mod proxy;
 pub mod response_body;
 pub mod route;
 pub mod rule;
+pub mod scheme;
 pub mod secret;
 pub mod stay;
 pub mod stream;

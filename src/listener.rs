@@ -22,10 +22,11 @@ use crate::failure::Failure;
 use crate::route::limit::{Limiter, Sketch};
 use crate::route::response::ResponseRouter;
 use crate::route::router::{self, Routed, Router};
+use crate::scheme::Scheme;
 use crate::task::Spawn;
 use crate::tls::{ListenerTls, Terms};
 use crate::transform::client_ip;
-use crate::transform::forwarded::{ForwardedHeaders, Proto};
+use crate::transform::forwarded::ForwardedHeaders;
 use crate::transform::hop_by_hop;
 use crate::transform::loops::{LoopGuard, Place};
 use crate::transform::request_id::Sender;
@@ -35,7 +36,7 @@ use crate::transform::request_id::Sender;
 pub struct ListenerKey {
     address: ListenAddress,
     port: u16,
-    proto: Proto,
+    scheme: Scheme,
 }
 
 impl ListenerKey {
@@ -44,16 +45,16 @@ impl ListenerKey {
         Self {
             address: plan.address,
             port: plan.port,
-            proto: match plan.protocol {
-                ListenerProtocol::Http => Proto::Http,
-                ListenerProtocol::Https(_) => Proto::Https,
+            scheme: match plan.protocol {
+                ListenerProtocol::Http => Scheme::Http,
+                ListenerProtocol::Https(_) => Scheme::Https,
             },
         }
     }
 
-    /// The protocol that its clients speak.
-    pub fn proto(&self) -> Proto {
-        self.proto
+    /// How its clients reach it.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
     }
 
     /// Its port.
@@ -103,7 +104,7 @@ impl Listener {
         Arc::new(Self {
             key,
             name: plan.name.as_str().into(),
-            forwarded: ForwardedHeaders::new(plan.headers.clone(), key.proto, plan.port, slb_id),
+            forwarded: ForwardedHeaders::new(plan.headers.clone(), key.scheme, plan.port, slb_id),
             own_names,
             router: Router::new(&plan.rules),
             response_router: ResponseRouter::new(&plan.rules.response),
@@ -115,12 +116,13 @@ impl Listener {
     }
 
     /// The rule that takes a request, by what was received; `host` has no port.
-    pub fn route(&self, request: &Parts, host: Option<&str>, client: ClientAddr) -> Routed {
-        // However many rules ask.
-        let found = OnceCell::new();
-        let retrieve = || self.client_ip(&request.headers, client).ip();
-        let client = || *found.get_or_init(retrieve);
-        self.router.route(&asked(request, host, &client))
+    pub fn route(
+        &self,
+        request: &Parts,
+        host: Option<&str>,
+        client: &dyn Fn() -> IpAddr,
+    ) -> Routed {
+        self.router.route(&asked(request, host, client))
     }
 
     /// The response rule for an answer, by what was sent to the backend; `host` has no port.

@@ -57,7 +57,7 @@ pub async fn handle(
         view: &view,
     };
     let mut asked = Asked::of(&parts, &body, &view);
-    let mut taken = rule::take(&parts, site);
+    let mut taken = rule::take(&parts, site, exchange.client_ip());
     let outcome = match &mut taken {
         Ok(taken) => {
             asked.heed(taken.rule);
@@ -85,7 +85,7 @@ pub async fn handle(
             return Err(exchange.reset(failure, h2::Reason::REFUSED_STREAM));
         }
         Ok(Outcome::Asked(Answer::Switched(mut head, backend, retiree), kept)) => {
-            kept.tell(&mut head.headers, view.listener.key.proto());
+            kept.tell(&mut head.headers, view.listener.key.scheme());
             let tunnel = Tunnel::new(backend, exchange, retiree);
             upgrade::open(head, tunnel, pace.zip(stream), &connection)
         }
@@ -252,7 +252,7 @@ async fn forward<'a>(
     let upgrade = upgrade::websocket(parts, &body)?;
     let framing = framing(parts, &body);
     let stay = Stay::of(parts, group);
-    let preference = stay.preference(parts, group, listener, connection.client);
+    let preference = stay.preference(parts, group, || taken.client_ip(parts, site).ip());
     hop_by_hop::clean_request(&mut parts.headers, listener.client_header());
     hop_by_hop::remove_names(&mut parts.headers, listener.own_names());
     rule::edit(taken, parts, site);
@@ -365,7 +365,7 @@ fn pass_on(
             Err(failure) => return refuse(failure, scene, exchange, pace),
         }
     }
-    kept.tell(response.headers_mut(), site.view.listener.key.proto());
+    kept.tell(response.headers_mut(), site.view.listener.key.scheme());
     rule::say_cors(&mut response, scene.taken.as_ref());
     let compression = compress(&mut response, &scene.asked, site.view, pace.as_deref());
     exchange.answered(response.status());

@@ -2,6 +2,7 @@
 //! answer, in the order of alb.md section 15.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::fmt::Write as _;
 
 use bytes::Bytes;
@@ -29,10 +30,9 @@ use crate::response_body::PlainBody;
 use crate::route::limit::Verdict;
 use crate::route::router::{Captures, Routed};
 use crate::route::split::Split;
-use crate::route::template::{self, Given, Scheme};
+use crate::route::template::{self, Given};
 use crate::transform::cors::{self, Said};
 use crate::transform::edits::{self, Sources};
-use crate::transform::forwarded::Proto;
 
 /// Whose request it is, and what it is served from.
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +54,8 @@ pub struct Taken<'a> {
     pub host: Option<Host>,
     captures: Captures,
     said: Option<Said>,
-    /// Absent where there are neither response rules nor copies, which alone ask.
-    client: Option<ClientIp>,
+    /// Whom the request is attributed to, once somebody has asked.
+    client: OnceCell<ClientIp>,
 }
 
 /// What becomes of a request that was taken.
@@ -67,8 +67,20 @@ pub enum Course {
     Answer(Response<Bytes>, Ruled),
 }
 
-/// Judges a request, and finds the rule that takes it, by what was received.
-pub fn take<'a>(parts: &Parts, site: Site<'a>) -> Result<Taken<'a>, Failure> {
+impl Taken<'_> {
+    /// Whom the request is attributed to; asked for the first time before its fields are changed.
+    pub fn client_ip(&self, parts: &Parts, site: Site<'_>) -> ClientIp {
+        *self.client.get_or_init(|| retrieve(parts, site))
+    }
+}
+
+/// Judges a request, and finds the rule that takes it, by what was received. Whom it is attributed to may be
+/// known already.
+pub fn take<'a>(
+    parts: &Parts,
+    site: Site<'a>,
+    known: Option<ClientIp>,
+) -> Result<Taken<'a>, Failure> {
     let listener = &site.view.listener;
     let host = request::check(parts, &listener.plan.limits)?;
     // A request without a host, as HTTP/1.0 allows, would get the backend's own default.
@@ -79,8 +91,14 @@ pub fn take<'a>(parts: &Parts, site: Site<'a>) -> Result<Taken<'a>, Failure> {
         return Err(Failure::MisdirectedRequest);
     }
     let name = host.as_ref().map(Host::name);
-    let Routed { rule: id, captures } = listener.route(parts, name, site.connection.client);
+    let client = known.map_or_else(OnceCell::new, OnceCell::from);
+    let asked = || client.get_or_init(|| retrieve(parts, site)).ip();
+    let Routed { rule: id, captures } = listener.route(parts, name, &asked);
     let rule = listener.plan.rules.rule(id);
+    if rule.mirror.is_some() || !listener.plan.rules.response.is_empty() {
+        // They ask when the fields are changed.
+        asked();
+    }
     Ok(Taken {
         id,
         rule,
@@ -90,12 +108,11 @@ pub fn take<'a>(parts: &Parts, site: Site<'a>) -> Result<Taken<'a>, Failure> {
             .cors
             .as_ref()
             .map(|cors| cors::judge(cors, &parts.headers)),
-        client: (rule.mirror.is_some() || !listener.plan.rules.response.is_empty())
-            .then(|| client_ip(parts, site)),
+        client,
     })
 }
 
-fn client_ip(parts: &Parts, site: Site<'_>) -> ClientIp {
+fn retrieve(parts: &Parts, site: Site<'_>) -> ClientIp {
     site.view
         .listener
         .client_ip(&parts.headers, site.connection.client)
@@ -105,7 +122,7 @@ fn client_ip(parts: &Parts, site: Site<'_>) -> ClientIp {
 pub fn course(taken: &mut Taken<'_>, parts: &mut Parts, site: Site<'_>) -> Result<Course, Failure> {
     let listener = &site.view.listener;
     if let Some(limiter) = listener.limiter(taken.id) {
-        let client = || client_ip(parts, site).ip();
+        let client = || taken.client_ip(parts, site).ip();
         match limiter.judge(client, Instant::now()) {
             Verdict::Pass => {}
             Verdict::Refuse => return Err(Failure::TrafficLimited),
@@ -154,10 +171,7 @@ fn given<'a>(taken: &'a Taken<'_>, parts: &'a Parts, site: Site<'_>) -> Given<'a
     let path = parts.uri.path();
     let capture = |number| readable(taken.captures.of(path.as_bytes(), number));
     Given {
-        scheme: match key.proto() {
-            Proto::Http => Scheme::Http,
-            Proto::Https => Scheme::Https,
-        },
+        scheme: key.scheme(),
         host: taken.host.as_ref().map(Host::name),
         port: key.port(),
         path,
@@ -250,9 +264,12 @@ pub fn mirrored(
     let listener = &site.view.listener;
     let group = site.view.live.group(group).clone();
     let query = parts.uri.query();
-    let preference = taken.client.map_or_else(Preference::default, |client| {
-        group.shared.balance.preference(query, || client.ip())
-    });
+    let preference = taken
+        .client
+        .get()
+        .map_or_else(Preference::default, |client| {
+            group.shared.balance.preference(query, || client.ip())
+        });
     let own_names = listener.clean_trailers().own_names;
     let original = Original::of(outgoing, own_names, preference);
     if body.is_end_stream() {
@@ -273,11 +290,11 @@ pub fn amend(
     site: Site<'_>,
 ) -> Result<Option<Ruled>, Failure> {
     let listener = &site.view.listener;
-    let Some(client) = taken.client.map(ClientIp::ip) else {
+    let Some(client) = taken.client.get() else {
         return Ok(None);
     };
     let name = taken.host.as_ref().map(Host::name);
-    let request = (parts, name, client);
+    let request = (parts, name, client.ip());
     let rule = listener.response_rule(request, response.status(), response.headers());
     let Some(rule) = rule else {
         return Ok(None);

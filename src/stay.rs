@@ -1,18 +1,17 @@
 //! Who is to answer a request, as far as it says so itself: by the cookie of a sticky session, or by what
 //! its group hashes.
 
+use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderMap;
 use http::request::Parts;
 
-use crate::addr::ClientAddr;
 use crate::backend::balance::Preference;
 use crate::backend::group::Group;
 use crate::config::balance::StickyPlan;
-use crate::listener::Listener;
 use crate::mark::Mark;
-use crate::transform::forwarded::Proto;
+use crate::scheme::Scheme;
 use crate::transform::sticky::{self, Held, Visit};
 
 /// Whom a client stays with.
@@ -43,8 +42,7 @@ impl Stay {
         self,
         request: &Parts,
         group: &Group,
-        listener: &Listener,
-        client: ClientAddr,
+        client: impl FnOnce() -> IpAddr,
     ) -> Preference {
         let server = match self {
             Self::Off | Self::On(_, None) => None,
@@ -53,9 +51,7 @@ impl Stay {
         let balance = &group.shared.balance;
         Preference {
             server,
-            ..balance.preference(request.uri.query(), || {
-                listener.client_ip(&request.headers, client).ip()
-            })
+            ..balance.preference(request.uri.query(), client)
         }
     }
 }
@@ -75,10 +71,10 @@ impl<'a> Kept<'a> {
     }
 
     /// Has the server's answer say so, once rules have made it what it is to be (alb.md section 15).
-    pub fn tell(self, headers: &mut HeaderMap, proto: Proto) {
+    pub fn tell(self, headers: &mut HeaderMap, scheme: Scheme) {
         if let (Stay::On(now, held), Some(mark)) = (self.stay, self.mark) {
             let held = held.map(|(_, held)| held);
-            let visit = Visit { held, now, proto };
+            let visit = Visit { held, now, scheme };
             sticky::keep(headers, &self.group.shared.sticky, mark, visit);
         }
     }

@@ -388,35 +388,14 @@ pub const REFERENCE_LENGTH: (usize, usize) = (1, 128);
 pub const EXISTING: Existing = Existing::Replaced;
 /// What no rule inserts, and no request rule removes: the documented names (alb.md 6.3), and ours: the header
 /// that finds requests which come by again, and the one by which a client waits to be told to go on.
-pub const KEPT_HEADERS: [&str; 20] = [
-    "slb-id",
-    "slb-ip",
-    "x-forwarded-for",
-    "x-forwarded-proto",
-    "x-forwarded-eip",
-    "x-forwarded-port",
-    "x-forwarded-client-srcport",
-    "x-forwarded-host",
-    "connection",
-    "upgrade",
-    "content-length",
-    "transfer-encoding",
-    "keep-alive",
-    "te",
-    "host",
-    "cookie",
-    "remoteip",
-    "authority",
-    "alicloud-alb-trace",
-    "expect",
-];
+pub const KEPT_HEADERS: [&[&str]; 2] = [&FORBIDDEN_HEADER_NAMES, &["alicloud-alb-trace", "expect"]];
 /// What response rules may not remove (alb.md 6.3).
-pub const KEPT_RESPONSE_HEADERS: [&str; 4] = [
+pub const KEPT_RESPONSE_HEADERS: [&[&str]; 1] = [&[
     "connection",
     "upgrade",
     "content-length",
     "transfer-encoding",
-];
+]];
 /// `allow_methods` of `cors` (alb.md 6.3).
 pub const CORS_METHODS: [&str; 6] = ["GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS"];
 /// `allow_headers` of `cors` (alb.md 6.3).

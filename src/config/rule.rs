@@ -108,6 +108,34 @@ pub enum Condition {
     SourceIp(Networks),
 }
 
+impl Condition {
+    /// What hosts it takes, if it is about that.
+    pub fn hosts(&self) -> Option<&[Pattern]> {
+        match self {
+            Self::Host(patterns) => Some(patterns),
+            Self::Path(_)
+            | Self::Method(_)
+            | Self::Header(_)
+            | Self::Query(_)
+            | Self::Cookie(_)
+            | Self::SourceIp(_) => None,
+        }
+    }
+
+    /// What paths it takes, if it is about that.
+    pub fn paths(&self) -> Option<&[Pattern]> {
+        match self {
+            Self::Path(patterns) => Some(patterns),
+            Self::Host(_)
+            | Self::Method(_)
+            | Self::Header(_)
+            | Self::Query(_)
+            | Self::Cookie(_)
+            | Self::SourceIp(_) => None,
+        }
+    }
+}
+
 /// What must hold of an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ResponseCondition {

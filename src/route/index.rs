@@ -155,15 +155,7 @@ fn search(rules: &[u32], matches: &impl Fn(u32) -> bool, best: &mut u32) {
 
 /// The keys of a rule's hosts; none if one of them has no key, or there are no hosts.
 fn host_keys(conditions: &[Condition]) -> Option<Vec<Key<'_>>> {
-    let patterns = conditions.iter().find_map(|condition| match condition {
-        Condition::Host(patterns) => Some(patterns),
-        Condition::Path(_)
-        | Condition::Method(_)
-        | Condition::Header(_)
-        | Condition::Query(_)
-        | Condition::Cookie(_)
-        | Condition::SourceIp(_) => None,
-    })?;
+    let patterns = conditions.iter().find_map(Condition::hosts)?;
     let keys = patterns.iter().map(|pattern| match pattern {
         Pattern::Exact(text) => Some(Key::Exact(text.as_bytes())),
         Pattern::Wildcard(text) => {
@@ -178,15 +170,7 @@ fn host_keys(conditions: &[Condition]) -> Option<Vec<Key<'_>>> {
 
 /// The keys of a rule's paths, likewise.
 fn path_keys(conditions: &[Condition]) -> Option<Vec<Key<'_>>> {
-    let patterns = conditions.iter().find_map(|condition| match condition {
-        Condition::Path(patterns) => Some(patterns),
-        Condition::Host(_)
-        | Condition::Method(_)
-        | Condition::Header(_)
-        | Condition::Query(_)
-        | Condition::Cookie(_)
-        | Condition::SourceIp(_) => None,
-    })?;
+    let patterns = conditions.iter().find_map(Condition::paths)?;
     let keys = patterns.iter().map(|pattern| match pattern {
         Pattern::Exact(text) => Some(Key::Exact(text.as_bytes())),
         Pattern::Wildcard(text) => {

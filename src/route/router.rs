@@ -149,9 +149,7 @@ fn uses_captures(plan: &RequestRule) -> bool {
 
 /// The expressions of a condition on the path.
 fn expressions(condition: &Condition) -> Vec<Regex> {
-    let Condition::Path(patterns) = condition else {
-        return Vec::new();
-    };
+    let patterns = condition.paths().unwrap_or_default();
     let expressions = patterns.iter().filter_map(|pattern| match pattern {
         Pattern::Regex(text) => Some(compile(text)),
         Pattern::Exact(_) | Pattern::Wildcard(_) => None,

@@ -11,6 +11,7 @@ use http::HeaderValue;
 
 use crate::config::rule::{Redirect, RedirectPort, RedirectProtocol, Rewrite, Segment, Template};
 use crate::failure::Failure;
+use crate::scheme::Scheme;
 
 /// What a request gives to templates.
 #[derive(Clone, Debug)]
@@ -27,32 +28,6 @@ pub struct Given<'a> {
     pub query: Option<&'a str>,
     /// What the groups of the path's regular expression took; empty for those that took nothing.
     pub captures: [Cow<'a, str>; 3],
-}
-
-/// How clients reach a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    /// In the clear.
-    Http,
-    /// Over TLS.
-    Https,
-}
-
-impl Scheme {
-    /// As URIs spell it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        }
-    }
-
-    fn default_port(self) -> u16 {
-        match self {
-            Self::Http => 80,
-            Self::Https => 443,
-        }
-    }
 }
 
 /// What a backend is asked for in place of what the client asked for.
@@ -79,6 +54,13 @@ pub fn rewrite(rewrite: &Rewrite, given: &Given<'_>) -> Result<Rewritten, Failur
     Ok(Rewritten { host, path, target })
 }
 
+fn default_port(scheme: Scheme) -> u16 {
+    match scheme {
+        Scheme::Http => 80,
+        Scheme::Https => 443,
+    }
+}
+
 /// Renders the `Location` of a redirect: always absolute, without the port that its scheme stands for,
 /// without `?` where the query is empty.
 pub fn location(redirect: &Redirect, given: &Given<'_>) -> Result<HeaderValue, Failure> {
@@ -92,7 +74,7 @@ pub fn location(redirect: &Redirect, given: &Given<'_>) -> Result<HeaderValue, F
         RedirectPort::Number(port) => port,
     };
     let mut location = format!("{}://{}", scheme.as_str(), host(&redirect.host, given)?);
-    if port != scheme.default_port() {
+    if port != default_port(scheme) {
         // A string can always be written to.
         let _infallible = write!(location, ":{port}");
     }

@@ -15,6 +15,7 @@ use http::Version;
 
 use super::escape::{self, Escaped};
 use crate::addr::{BackendAddr, ClientAddr, ClientIp};
+use crate::scheme::Scheme;
 
 /// The facts of one exchange, borrowed for as long as it takes to write them down.
 ///
@@ -94,25 +95,6 @@ pub struct RequestFacts<'a> {
     pub x_real_ip: Option<&'a [u8]>,
     /// `request_id`: the name that the request was given, or came with from a trusted peer.
     pub request_id: Option<&'a [u8]>,
-}
-
-/// How the client reached the listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    /// In the clear.
-    Http,
-    /// Over TLS.
-    Https,
-}
-
-impl Scheme {
-    /// The scheme as URIs spell it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        }
-    }
 }
 
 impl Record<'_> {

@@ -529,7 +529,8 @@ mod tests {
 
     use super::*;
     use crate::addr::{ClientAddr, ClientIp};
-    use crate::telemetry::access_log::{RequestFacts, Scheme};
+    use crate::scheme::Scheme;
+    use crate::telemetry::access_log::RequestFacts;
 
     const PATIENCE: Duration = Duration::from_secs(10);
 

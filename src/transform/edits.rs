@@ -108,25 +108,8 @@ mod tests {
     use crate::addr::ClientAddr;
     use crate::config::defaults;
     use crate::config::rule::InsertHeader;
-    use crate::transform::forwarded::Proto;
-
-    fn map(fields: &[(&str, &str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in fields {
-            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
-            headers.append(name, value.parse().unwrap());
-        }
-        headers
-    }
-
-    fn lines(headers: &HeaderMap) -> Vec<String> {
-        let mut lines: Vec<_> = headers
-            .iter()
-            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
-            .collect();
-        lines.sort();
-        lines
-    }
+    use crate::scheme::Scheme;
+    use crate::transform::testing::{lines, map};
 
     fn insert(name: &'static str, value: InsertValue, existing: Existing) -> HeaderEdits {
         HeaderEdits {
@@ -156,7 +139,7 @@ mod tests {
         let host = HeaderValue::from_static("Example.com:8443");
         let client = ClientValues::new(ClientAddr::new("192.0.2.7:40000".parse().unwrap()));
         let id = HeaderValue::from_static("alb-1");
-        let listener = ForwardedHeaders::new(defaults::HEADERS, Proto::Https, 8443, id);
+        let listener = ForwardedHeaders::new(defaults::HEADERS, Scheme::Https, 8443, id);
         let sources = Sources {
             host: Some(&host),
             client: &client,
@@ -236,7 +219,7 @@ mod tests {
         let sources = Sources {
             host: None,
             client: &client,
-            listener: &ForwardedHeaders::new(defaults::HEADERS, Proto::Https, 8443, id),
+            listener: &ForwardedHeaders::new(defaults::HEADERS, Scheme::Https, 8443, id),
         };
         for (existing, left) in [
             (Existing::Replaced, &["x-user: 9"][..]),

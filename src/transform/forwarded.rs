@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::addr::ClientAddr;
 use crate::config::plan::{ForwardedFor, HeadersPlan, Switch};
+use crate::scheme::Scheme;
 use crate::transform::client_cert::{CertificateValues, ClientCertHeaders};
 
 /// `X-Forwarded-For`
@@ -37,20 +38,11 @@ pub static X_FORWARDED_TLS_CIPHER: HeaderName = HeaderName::from_static("x-forwa
 /// one that the nearest hops wrote, so it is the one that is kept, in whole entries.
 const MAX_FORWARDED_FOR: usize = 8 * 1024;
 
-/// The protocol of a listener, as its clients speak it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Proto {
-    /// Plain HTTP.
-    Http,
-    /// HTTP over TLS.
-    Https,
-}
-
 /// What one listener's requests are given on their way to a backend.
 #[derive(Clone, Debug)]
 pub struct ForwardedHeaders {
     plan: HeadersPlan,
-    secured: Proto,
+    scheme: Scheme,
     proto: HeaderValue,
     port: HeaderValue,
     slb_id: HeaderValue,
@@ -59,17 +51,14 @@ pub struct ForwardedHeaders {
 
 impl ForwardedHeaders {
     /// Prepares a listener's values; `port` is the one that it listens on.
-    pub fn new(plan: HeadersPlan, proto: Proto, port: u16, slb_id: HeaderValue) -> Self {
+    pub fn new(plan: HeadersPlan, scheme: Scheme, port: u16, slb_id: HeaderValue) -> Self {
         // In lower case, as everyone else writes it; the documents leave it open (alb.md 1.5).
-        let lower = HeaderValue::from_static(match proto {
-            Proto::Http => "http",
-            Proto::Https => "https",
-        });
+        let proto = HeaderValue::from_static(scheme.as_str());
         Self {
-            secured: proto,
+            scheme,
             client_cert: ClientCertHeaders::new(&plan.client_cert).map(Box::new),
             plan,
-            proto: lower,
+            proto,
             port: HeaderValue::from(port),
             slb_id,
         }
@@ -77,9 +66,9 @@ impl ForwardedHeaders {
 
     /// The listener's protocol, as rules insert it: `HTTP` or `HTTPS`.
     pub fn protocol(&self) -> HeaderValue {
-        HeaderValue::from_static(match self.secured {
-            Proto::Http => "HTTP",
-            Proto::Https => "HTTPS",
+        HeaderValue::from_static(match self.scheme {
+            Scheme::Http => "HTTP",
+            Scheme::Https => "HTTPS",
         })
     }
 
@@ -298,7 +287,7 @@ mod tests {
 
     fn apply(plan: HeadersPlan, headers: &mut HeaderMap, client: &str) {
         let policy =
-            ForwardedHeaders::new(plan, Proto::Https, 8443, HeaderValue::from_static("alb-1"));
+            ForwardedHeaders::new(plan, Scheme::Https, 8443, HeaderValue::from_static("alb-1"));
         let client = ClientValues::new(ClientAddr::new(client.parse().unwrap()));
         policy.apply(
             headers,
@@ -474,7 +463,7 @@ mod tests {
             ..OFF
         };
         let policy =
-            ForwardedHeaders::new(plan, Proto::Http, 80, HeaderValue::from_static("alb-1"));
+            ForwardedHeaders::new(plan, Scheme::Http, 80, HeaderValue::from_static("alb-1"));
         let mut headers = HeaderMap::new();
         headers.insert(&X_FORWARDED_HOST, HeaderValue::from_static("forged"));
         policy.apply(
@@ -505,7 +494,7 @@ mod tests {
         ] {
             let id = HeaderValue::from_static("alb-1");
             let mut headers = HeaderMap::new();
-            ForwardedHeaders::new(plan, Proto::Https, 443, id).apply(&mut headers, None, client);
+            ForwardedHeaders::new(plan, Scheme::Https, 443, id).apply(&mut headers, None, client);
             let names = [&X_FORWARDED_TLS_PROTOCOL, &X_FORWARDED_TLS_CIPHER];
             let said: Vec<_> = names.iter().filter_map(|name| headers.get(*name)).collect();
             assert_eq!(said, expected);

@@ -13,4 +13,6 @@ pub mod hop_by_hop;
 pub mod loops;
 pub mod request_id;
 pub mod sticky;
+#[cfg(test)]
+mod testing;
 pub mod websocket;

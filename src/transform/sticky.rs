@@ -9,7 +9,7 @@ use http::header::{COOKIE, Entry, HeaderValue, SET_COOKIE};
 
 use crate::config::balance::{InsertedCookie, StickyPlan};
 use crate::mark::Mark;
-use crate::transform::forwarded::Proto;
+use crate::scheme::Scheme;
 
 /// Cookies of that name that are looked at: a client has one, a forger may send many.
 const MOST_COOKIES: usize = 8;
@@ -31,7 +31,7 @@ pub struct Visit {
     /// When it came, in seconds of Unix time.
     pub now: u64,
     /// What its client speaks.
-    pub proto: Proto,
+    pub scheme: Scheme,
 }
 
 /// What a request's cookie stands for, as `known` knows it: the first one that is neither damaged, nor too
@@ -65,16 +65,16 @@ pub fn keep(
     headers: &mut HeaderMap,
     plan: &StickyPlan,
     mark: Mark,
-    Visit { held, now, proto }: Visit,
+    Visit { held, now, scheme }: Visit,
 ) {
     match plan {
         StickyPlan::Off => {}
         StickyPlan::Insert(cookie) => {
             let first = held.filter(|held| held.mark == mark);
             let first = first.map_or(now, |held| held.first.min(now));
-            let secure = match proto {
-                Proto::Http => "",
-                Proto::Https => "; Secure",
+            let secure = match scheme {
+                Scheme::Http => "",
+                Scheme::Https => "; Secure",
             };
             let InsertedCookie { name, twin, .. } = cookie;
             let value = format!("{mark}|{now}|{first}");
@@ -188,7 +188,7 @@ mod tests {
         find(&headers, plan, NOW, known).map(|((), held)| held.first)
     }
 
-    fn set(plan: &StickyPlan, lines: &[&str], held: Option<Held>, proto: Proto) -> Vec<String> {
+    fn set(plan: &StickyPlan, lines: &[&str], held: Option<Held>, scheme: Scheme) -> Vec<String> {
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(SET_COOKIE, HeaderValue::from_str(line).unwrap());
@@ -196,7 +196,7 @@ mod tests {
         let visit = Visit {
             held,
             now: NOW,
-            proto,
+            scheme,
         };
         keep(&mut headers, plan, mark(A), visit);
         let cookies = headers.get_all(SET_COOKIE).iter();
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn an_answer_sets_the_cookie_and_its_twin_beside_those_of_the_server() {
-        let cookies = set(&insert(), &["own=1"], None, Proto::Https);
+        let cookies = set(&insert(), &["own=1"], None, Scheme::Https);
         assert_eq!(
             cookies,
             [
@@ -273,7 +273,7 @@ mod tests {
                 format!("SERVERCORSID={A}|{NOW}|{NOW}; Path=/; SameSite=None; Secure"),
             ]
         );
-        let plain = set(&insert(), &[], None, Proto::Http);
+        let plain = set(&insert(), &[], None, Scheme::Http);
         assert!(plain[1].ends_with("; SameSite=None"), "{plain:?}");
     }
 
@@ -284,7 +284,7 @@ mod tests {
                 mark: mark(who),
                 first,
             };
-            let cookies = set(&insert(), &[], Some(held), Proto::Http);
+            let cookies = set(&insert(), &[], Some(held), Scheme::Http);
             assert_eq!(cookies[0], format!("SERVERID={A}|{NOW}|{expected}; Path=/"));
         }
     }
@@ -305,9 +305,9 @@ mod tests {
             ("other=JSESSIONID=abc", "other=JSESSIONID=abc".into()),
             ("JSESSIONID", "JSESSIONID".into()),
         ] {
-            assert_eq!(set(&server(), &[line], None, Proto::Https), [expected]);
+            assert_eq!(set(&server(), &[line], None, Scheme::Https), [expected]);
         }
-        assert!(set(&server(), &[], None, Proto::Https).is_empty());
+        assert!(set(&server(), &[], None, Scheme::Https).is_empty());
         assert_eq!(found(&server(), &[&format!("JSESSIONID={A}")]), Some(NOW));
         assert_eq!(found(&server(), &[&format!("JSESSIONID={B}")]), None);
         assert_eq!(found(&server(), &["JSESSIONID=abc"]), None);
@@ -317,6 +317,6 @@ mod tests {
     fn without_stickiness_nothing_is_read_or_set() {
         let cookie = format!("SERVERID={A}|{NOW}|{NOW}");
         assert_eq!(found(&StickyPlan::Off, &[&cookie]), None);
-        assert!(set(&StickyPlan::Off, &[], None, Proto::Https).is_empty());
+        assert!(set(&StickyPlan::Off, &[], None, Scheme::Https).is_empty());
     }
 }

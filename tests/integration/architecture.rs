@@ -10,8 +10,8 @@ const FLOORS: [(Neighbours, &[&str]); 6] = [
     (
         Neighbours::Talk,
         &[
-            "addr", "network", "stream", "unsent", "pace", "timer", "task", "failure", "file",
-            "secret", "mark",
+            "addr", "scheme", "network", "stream", "unsent", "pace", "timer", "task", "failure",
+            "file", "secret", "mark",
         ],
     ),
     (Neighbours::Apart, &["config"]),

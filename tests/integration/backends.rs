@@ -45,17 +45,6 @@ fn servers(addresses: &[(SocketAddr, u8)]) -> Proxy {
     Proxy::new().servers(&servers)
 }
 
-/// Who answers so many requests.
-async fn who(client: &mut Client, count: usize) -> String {
-    let mut names = String::new();
-    for _ in 0..count {
-        let answer = client.get("/").await;
-        assert_eq!(answer.status, 200);
-        names += &answer.text();
-    }
-    names
-}
-
 async fn cause(proxy: &Running, status: u64) -> String {
     let line = proxy
         .wait_for_access(|line| line["status"].as_u64() == Some(status))
@@ -73,7 +62,7 @@ async fn weights_five_one_one_give_the_smooth_sequence() {
         .run()
         .await;
     let mut client = proxy.client().await;
-    assert_eq!(who(&mut client, 14).await, "aabacaaaabacaa");
+    assert_eq!(client.who(14).await, "aabacaaaabacaa");
 }
 
 #[tokio::test]
@@ -82,7 +71,7 @@ async fn every_worker_spreads_requests_by_weight() {
     let b = Backend::named("b").run().await;
     let proxy = servers(&[(a.address(), 3), (b.address(), 1)]).run().await;
     for _ in 0..4 {
-        let names = who(&mut proxy.client().await, 8).await;
+        let names = proxy.client().await.who(8).await;
         assert_eq!(names.matches('a').count(), 6, "{names}");
     }
 }
@@ -92,7 +81,7 @@ async fn a_server_of_weight_zero_gets_nothing() {
     let a = Backend::named("a").run().await;
     let b = Backend::named("b").run().await;
     let proxy = servers(&[(a.address(), 0), (b.address(), 1)]).run().await;
-    assert_eq!(who(&mut proxy.client().await, 12).await, "b".repeat(12));
+    assert_eq!(proxy.client().await.who(12).await, "b".repeat(12));
     assert_eq!(a.connections(), 0);
 }
 
@@ -123,22 +112,22 @@ async fn a_server_that_refuses_costs_no_error_is_skipped_and_later_asked_again()
         .await;
     let mut client = proxy.client().await;
     let began = Instant::now();
-    assert_eq!(who(&mut client, 1).await, "b");
+    assert_eq!(client.who(1).await, "b");
     // From here on it would answer, if it were asked.
     let a = refusing.listen("a");
-    let names = who(&mut client, 6).await;
+    let names = client.who(6).await;
     if began.elapsed() < Duration::from_secs(1) {
         assert_eq!(names, "bbbbbb");
         assert_eq!(a.connections(), 0);
     }
     within("it is asked again", async {
-        while !who(&mut client, 1).await.contains('a') {
+        while !client.who(1).await.contains('a') {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
     .await;
     assert!(began.elapsed() >= Duration::from_secs(1));
-    let names = who(&mut client, 10).await;
+    let names = client.who(10).await;
     assert_eq!(names.matches('a').count(), 5, "{names}");
 }
 
@@ -192,12 +181,12 @@ async fn a_server_that_leaves_three_requests_in_a_row_unanswered_is_skipped_and_
     proxy.wait_for_stderr(|text| text.contains(says)).await;
     alive.store(true, Ordering::SeqCst);
     within("it is asked again", async {
-        while !who(&mut client, 1).await.contains('a') {
+        while !client.who(1).await.contains('a') {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
     .await;
-    let names = who(&mut client, 10).await;
+    let names = client.who(10).await;
     assert_eq!(names.matches('a').count(), 5, "{names}");
 }
 

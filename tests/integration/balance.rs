@@ -37,14 +37,6 @@ fn holding(name: &'static str) -> Behaviour {
     })
 }
 
-async fn named(names: &[&str]) -> Vec<Backend> {
-    let mut backends = Vec::new();
-    for name in names {
-        backends.push(Backend::named(name).run().await);
-    }
-    backends
-}
-
 fn before(backends: &[Backend]) -> Proxy {
     let addresses: Vec<_> = backends.iter().map(Backend::address).collect();
     Proxy::new().servers(&addresses).http()
@@ -77,7 +69,7 @@ async fn owners(running: &Running, users: usize) -> BTreeMap<usize, String> {
 
 #[tokio::test]
 async fn weights_hold_over_unevenly_used_workers() {
-    let backends = named(&["a", "b", "c"]).await;
+    let backends = Backend::all_named(&["a", "b", "c"]).await;
     let servers: Vec<_> = backends
         .iter()
         .zip([50, 30, 20])
@@ -157,7 +149,7 @@ async fn wlc_asks_the_server_with_the_fewest_exchanges_of_all_workers() {
 
 #[tokio::test]
 async fn sch_gives_every_client_a_server_of_its_own_in_every_worker_and_replica() {
-    let backends = named(&["a", "b", "c"]).await;
+    let backends = Backend::all_named(&["a", "b", "c"]).await;
     let trusting = "client_ip = { trusted = [\"0.0.0.0/0\"] }";
     let group = "scheduler = \"sch\"";
     let running = before(&backends)
@@ -198,7 +190,7 @@ async fn sch_gives_every_client_a_server_of_its_own_in_every_worker_and_replica(
 
 #[tokio::test]
 async fn uch_goes_by_a_query_parameter_and_only_a_lost_servers_keys_move() {
-    let backends = named(&["a", "b", "c"]).await;
+    let backends = Backend::all_named(&["a", "b", "c"]).await;
     let mut running = before(&backends)
         .server("workers = 3")
         .group("scheduler = \"uch\"\nhash_query_parameter = \"user\"")
@@ -230,7 +222,7 @@ async fn uch_goes_by_a_query_parameter_and_only_a_lost_servers_keys_move() {
 
 #[tokio::test]
 async fn the_next_server_on_the_ring_takes_the_keys_of_one_that_refuses() {
-    let mut backends = named(&["a", "b", "c"]).await;
+    let mut backends = Backend::all_named(&["a", "b", "c"]).await;
     let running = before(&backends)
         .server("workers = 1")
         .group("scheduler = \"uch\"\nhash_query_parameter = \"user\"")

@@ -34,21 +34,11 @@ fn before(dns: &Dns, servers: &[String]) -> Proxy {
     Proxy::new().servers(servers).server(&server)
 }
 
-async fn who(client: &mut Client, count: usize) -> String {
-    let mut names = String::new();
-    for _ in 0..count {
-        let answer = client.get("/").await;
-        assert_eq!(answer.status, 200);
-        names += &answer.text();
-    }
-    names
-}
-
 /// Asks until the answers of twelve requests are as they are to be, sorted.
 async fn comes_to(client: &mut Client, expected: &str) {
     within(expected, async {
         loop {
-            let mut names: Vec<char> = who(client, 12).await.chars().collect();
+            let mut names: Vec<char> = client.who(12).await.chars().collect();
             names.sort_unstable();
             if names.iter().collect::<String>() == expected {
                 return;
@@ -66,7 +56,7 @@ async fn a_change_of_address_is_followed_as_the_ttl_runs_out() {
     dns.point("app.test", &["127.0.0.1"]);
     let proxy = before(&dns, &[format!("app.test:{port}")]).run().await;
     let mut client = proxy.client().await;
-    assert_eq!(who(&mut client, 3).await, "aaa");
+    assert_eq!(client.who(3).await, "aaa");
     assert_eq!(b.connections(), 0);
     dns.point("app.test", &["127.0.0.2"]);
     comes_to(&mut client, "bbbbbbbbbbbb").await;
@@ -108,7 +98,7 @@ async fn a_name_that_does_not_resolve_is_a_server_that_cannot_be_asked_until_it_
     let servers = [format!("late.test:{port}"), format!("127.0.0.2:{port}")];
     let beside = before(&dns, &servers).run().await;
     let mut other = beside.client().await;
-    assert_eq!(who(&mut other, 6).await, "bbbbbb");
+    assert_eq!(other.who(6).await, "bbbbbb");
     dns.point("late.test", &["127.0.0.1"]);
     comes_to(&mut other, "aaaaaabbbbbb").await;
     within("it resolves", async {
@@ -137,7 +127,7 @@ async fn addresses_are_kept_when_a_name_does_not_resolve_any_more() {
             text.contains("the name does not resolve") && text.contains("addresses_kept=1")
         };
         proxy.wait_for_stderr(told).await;
-        assert_eq!(who(&mut proxy.client().await, 3).await, "aaa");
+        assert_eq!(proxy.client().await.who(3).await, "aaa");
     }
 }
 
@@ -148,7 +138,7 @@ async fn addresses_of_one_family_are_kept_while_nothing_is_said_of_it() {
     dns.point("app.test", &["127.0.0.1"]);
     let proxy = before(&dns, &[format!("app.test:{port}")]).run().await;
     let mut client = proxy.client().await;
-    assert_eq!(who(&mut client, 3).await, "aaa");
+    assert_eq!(client.who(3).await, "aaa");
     dns.say("app.test", Says::OnlyIpv6(vec!["::1".parse().unwrap()]));
     comes_to(&mut client, "aaaaaabbbbbb").await;
     // That there is none is an answer.
@@ -163,7 +153,7 @@ async fn a_dns_server_that_says_nothing_does_not_keep_lockgate_from_starting() {
     let (port, [_a]) = backends([("a", "127.0.0.1")]).await;
     let servers = [format!("app.test:{port}"), format!("127.0.0.1:{port}")];
     let proxy = before(&dns, &servers).run().await;
-    assert_eq!(who(&mut proxy.client().await, 4).await, "aaaa");
+    assert_eq!(proxy.client().await.who(4).await, "aaaa");
 }
 
 #[tokio::test]
@@ -190,7 +180,7 @@ async fn each_address_has_a_health_of_its_own() {
         })
         .await;
     let mut client = proxy.client().await;
-    assert_eq!(who(&mut client, 6).await, "aaaaaa");
+    assert_eq!(client.who(6).await, "aaaaaa");
     // What is known of an address survives that another one comes, and a reload.
     let (third, _c) = loop {
         let address = SocketAddr::new("127.0.0.3".parse().unwrap(), port);
@@ -215,12 +205,12 @@ async fn a_reload_asks_the_dns_servers_that_it_names_for_the_names_that_it_names
     new.say("other.test", forever("127.0.0.1"));
     let mut proxy = before(&old, &[format!("app.test:{port}")]).run().await;
     let mut client = proxy.client().await;
-    assert_eq!(who(&mut client, 2).await, "aa");
+    assert_eq!(client.who(2).await, "aa");
     let (from, to) = (old.address().to_string(), new.address().to_string());
     proxy.rewrite(|toml| toml.replace(&from, &to));
     assert_eq!(proxy.reload().await, Reload::TakenUp);
     comes_to(&mut client, "bbbbbbbbbbbb").await;
     proxy.rewrite(|toml| toml.replace("app.test", "other.test"));
     assert_eq!(proxy.reload().await, Reload::TakenUp);
-    assert_eq!(who(&mut client, 2).await, "aa");
+    assert_eq!(client.who(2).await, "aa");
 }

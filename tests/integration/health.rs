@@ -10,7 +10,6 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::backend::{Backend, Received, ok};
-use crate::support::client::Client;
 use crate::support::grpc::{GrpcBackend, head, trailers};
 use crate::support::pki::{Authority, Issued};
 use crate::support::proxy::{Proxy, Reload, Running};
@@ -79,16 +78,6 @@ async fn becomes(proxy: &mut Running, server: SocketAddr, to: &str, reason: &str
         .await;
 }
 
-async fn who(client: &mut Client, count: usize) -> String {
-    let mut names = String::new();
-    for _ in 0..count {
-        let answer = client.get("/").await;
-        assert_eq!(answer.status, 200);
-        names += &answer.text();
-    }
-    names
-}
-
 #[tokio::test]
 async fn a_server_that_fails_its_checks_gets_no_requests_until_it_passes_them_again() {
     let (a, b) = (Patient::new("a", 200).await, Patient::new("b", 204).await);
@@ -98,15 +87,15 @@ async fn a_server_that_fails_its_checks_gets_no_requests_until_it_passes_them_ag
         .await;
     becomes(&mut proxy, a.address(), "healthy", "passed", 0).await;
     let mut client = proxy.client().await;
-    assert_eq!(who(&mut client, 4).await, "abab");
+    assert_eq!(client.who(4).await, "abab");
     a.is_now(503);
     becomes(&mut proxy, a.address(), "unhealthy", "response_mismatch", 0).await;
     assert!(proxy.stderr().contains("detail=\"status 503\""));
-    assert_eq!(who(&mut client, 6).await, "bbbbbb");
+    assert_eq!(client.who(6).await, "bbbbbb");
     let since = proxy.stderr().len();
     a.is_now(299);
     becomes(&mut proxy, a.address(), "healthy", "passed", since).await;
-    let names = who(&mut client, 6).await;
+    let names = client.who(6).await;
     assert_eq!(names.matches('a').count(), 3, "{names}");
 }
 
@@ -118,7 +107,7 @@ async fn new_servers_serve_before_their_first_check_and_all_do_when_all_are_unhe
         .run()
         .await;
     let mut client = proxy.client().await;
-    assert_eq!(who(&mut client, 4).await, "abab");
+    assert_eq!(client.who(4).await, "abab");
     for server in [&a, &b] {
         becomes(
             &mut proxy,
@@ -129,7 +118,7 @@ async fn new_servers_serve_before_their_first_check_and_all_do_when_all_are_unhe
         )
         .await;
     }
-    let names = who(&mut client, 4).await;
+    let names = client.who(4).await;
     assert_eq!(names.matches('a').count(), 2, "{names}");
 }
 
@@ -180,7 +169,7 @@ async fn checks_go_to_another_port_where_one_is_named() {
     becomes(&mut proxy, a.address(), "unhealthy", "response_mismatch", 0).await;
     assert_eq!(a.backend.connections(), 0);
     // It is the only one, so it is asked all the same.
-    assert_eq!(who(&mut proxy.client().await, 1).await, "a");
+    assert_eq!(proxy.client().await.who(1).await, "a");
 }
 
 #[tokio::test]
@@ -205,7 +194,7 @@ async fn a_tcp_check_wants_a_connection_and_nothing_else() {
     assert!(bytes.is_empty());
     drop(a);
     becomes(&mut proxy, address, "unhealthy", "connect_failed", 0).await;
-    assert_eq!(who(&mut proxy.client().await, 4).await, "bbbb");
+    assert_eq!(proxy.client().await.who(4).await, "bbbb");
     let since = proxy.stderr().len();
     let _a = backend.run_on(address).await;
     becomes(&mut proxy, address, "healthy", "passed", since).await;
@@ -415,7 +404,7 @@ async fn what_checks_have_found_survives_a_reload() {
     proxy.rewrite(|toml| toml.replace("healthy_threshold = 2\nun", "healthy_threshold = 10\nun"));
     for _ in 0..3 {
         assert_eq!(proxy.reload().await, Reload::TakenUp);
-        assert_eq!(who(&mut proxy.client().await, 4).await, "bbbb");
+        assert_eq!(proxy.client().await.who(4).await, "bbbb");
     }
     let since = proxy.stderr().len();
     proxy.rewrite(|toml| {
@@ -425,7 +414,7 @@ async fn what_checks_have_found_survives_a_reload() {
         )
     });
     assert_eq!(proxy.reload().await, Reload::TakenUp);
-    let names = who(&mut proxy.client().await, 4).await;
+    let names = proxy.client().await.who(4).await;
     assert_eq!(names.matches('a').count(), 2, "{names}");
     assert!(!proxy.stderr()[since..].contains("lockgate::health"));
 }

@@ -9,14 +9,6 @@ use crate::support::proxy::{Proxy, Reload};
 
 const INSERT: &str = "[server_group.sticky_session]\nenabled = true";
 
-async fn named(names: &[&str]) -> Vec<Backend> {
-    let mut backends = Vec::new();
-    for name in names {
-        backends.push(Backend::named(name).run().await);
-    }
-    backends
-}
-
 fn before(backends: &[Backend]) -> Proxy {
     let addresses: Vec<_> = backends.iter().map(Backend::address).collect();
     Proxy::new().servers(&addresses)
@@ -47,7 +39,7 @@ fn kept(answer: &Response) -> String {
 
 #[tokio::test]
 async fn a_client_stays_with_its_server_over_workers_protocols_and_reloads() {
-    let backends = named(&["a", "b", "c"]).await;
+    let backends = Backend::all_named(&["a", "b", "c"]).await;
     let mut running = before(&backends)
         .server("workers = 3")
         .group(INSERT)
@@ -71,7 +63,7 @@ async fn a_client_stays_with_its_server_over_workers_protocols_and_reloads() {
 
 #[tokio::test]
 async fn a_client_is_kept_too_whose_answer_a_rule_replaced() {
-    let backends = named(&["a"]).await;
+    let backends = Backend::all_named(&["a"]).await;
     let rule = "[[listener.rule]]\nname = \"out\"\npriority = 1\ndirection = \"response\"\n\
                 fixed_response = { code = 200, body = \"other\" }\n";
     let running = before(&backends).listener(rule).group(INSERT).run().await;
@@ -84,7 +76,7 @@ async fn a_client_is_kept_too_whose_answer_a_rule_replaced() {
 
 #[tokio::test]
 async fn the_cookie_has_a_twin_for_other_sites_and_tells_nothing_of_the_server() {
-    let backends = named(&["a"]).await;
+    let backends = Backend::all_named(&["a"]).await;
     for (proxy, end) in [
         (before(&backends), "; Path=/; SameSite=None; Secure"),
         (before(&backends).http(), "; Path=/; SameSite=None"),
@@ -111,7 +103,7 @@ async fn the_cookie_has_a_twin_for_other_sites_and_tells_nothing_of_the_server()
 
 #[tokio::test]
 async fn replicas_that_share_a_secret_honour_one_anothers_cookies_and_others_do_not() {
-    let backends = named(&["a", "b", "c", "d"]).await;
+    let backends = Backend::all_named(&["a", "b", "c", "d"]).await;
     let replica = |secret: &str| {
         let proxy = before(&backends).group(INSERT);
         std::fs::write(proxy.directory().join("secret"), secret).unwrap();
@@ -136,7 +128,7 @@ async fn replicas_that_share_a_secret_honour_one_anothers_cookies_and_others_do_
 
 #[tokio::test]
 async fn a_forged_or_damaged_cookie_is_ignored() {
-    let backends = named(&["a", "b"]).await;
+    let backends = Backend::all_named(&["a", "b"]).await;
     let running = before(&backends)
         .server("workers = 1")
         .group(INSERT)
@@ -156,7 +148,7 @@ async fn a_forged_or_damaged_cookie_is_ignored() {
 
 #[tokio::test]
 async fn when_the_server_is_gone_refuses_or_has_weight_zero_another_takes_the_client() {
-    let mut backends = named(&["a", "b", "c"]).await;
+    let mut backends = Backend::all_named(&["a", "b", "c"]).await;
     let mut running = before(&backends)
         .server("workers = 1")
         .group(INSERT)
@@ -197,7 +189,7 @@ async fn when_the_server_is_gone_refuses_or_has_weight_zero_another_takes_the_cl
 
 #[tokio::test]
 async fn a_cookie_that_was_not_used_for_the_timeout_counts_no_more() {
-    let backends = named(&["a", "b"]).await;
+    let backends = Backend::all_named(&["a", "b"]).await;
     let running = before(&backends)
         .server("workers = 1")
         .group(&format!("{INSERT}\ncookie = \"ROUTEID\"\ntimeout = 600"))

@@ -84,6 +84,15 @@ impl Backend {
         Self::answering(move |_| ok(name.as_bytes()))
     }
 
+    /// Backends that answer with these names.
+    pub(crate) async fn all_named(names: &[&str]) -> Vec<Self> {
+        let mut backends = Vec::new();
+        for name in names {
+            backends.push(Self::named(name).run().await);
+        }
+        backends
+    }
+
     /// Where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address.expect("a backend on TCP")

@@ -87,6 +87,19 @@ impl Client {
         self.send(request(Method::GET, path, empty())).await
     }
 
+    /// Who answers so many requests, by the names that [`Backend::named`] backends answer with.
+    ///
+    /// [`Backend::named`]: super::backend::Backend::named
+    pub(crate) async fn who(&mut self, count: usize) -> String {
+        let mut names = String::new();
+        for _ in 0..count {
+            let answer = self.get("/").await;
+            assert_eq!(answer.status, 200);
+            names += &answer.text();
+        }
+        names
+    }
+
     /// POST, read whole.
     pub(crate) async fn post(&mut self, path: &str, content: impl Into<Bytes>) -> Response {
         self.send(request(Method::POST, path, full(content))).await

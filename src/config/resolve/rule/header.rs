@@ -11,7 +11,7 @@ use crate::config::rule::{Existing, HeaderEdits, InsertHeader, InsertValue, Syst
 use crate::config::value::{self, ValueError};
 
 /// Names that no rule touches.
-type Protected = &'static [&'static str];
+type Protected = &'static [&'static [&'static str]];
 
 impl Resolver<'_> {
     /// What a request rule does to fields.
@@ -66,7 +66,7 @@ impl Resolver<'_> {
         let (name, spelling) = self.string_at(key, written, parse)?;
         // Backends may read `_` and `-` as the same.
         let folded = name.as_str().replace('_', "-");
-        if kept.contains(&folded.as_str()) {
+        if kept.iter().any(|names| names.contains(&folded.as_str())) {
             self.report
                 .error(
                     &written.origin,

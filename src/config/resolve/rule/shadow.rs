@@ -87,16 +87,9 @@ fn hosts<'a>(rule: &'a Asks<'_>) -> Vec<&'a str> {
         Pattern::Exact(text) => Some(text.as_str()),
         Pattern::Wildcard(_) | Pattern::Regex(_) => None,
     };
-    let hosts = rule.request.iter().find_map(|condition| match condition {
-        Condition::Host(patterns) => patterns.iter().map(exact).collect::<Option<Vec<_>>>(),
-        Condition::Path(_)
-        | Condition::Method(_)
-        | Condition::Header(_)
-        | Condition::Query(_)
-        | Condition::Cookie(_)
-        | Condition::SourceIp(_) => None,
-    });
-    hosts.unwrap_or_default()
+    let hosts = rule.request.iter().find_map(Condition::hosts);
+    let hosts = hosts.unwrap_or_default().iter().map(exact);
+    hosts.collect::<Option<_>>().unwrap_or_default()
 }
 
 /// Whether an earlier rule takes whatever a later one would.

@@ -76,15 +76,7 @@ impl Resolver<'_> {
             note([host, path, query], places, &mut used, &mut place);
         }
         let Some(place) = place else { return };
-        let paths = conditions.iter().find_map(|condition| match condition {
-            Condition::Path(patterns) => Some(patterns.as_slice()),
-            Condition::Host(_)
-            | Condition::Method(_)
-            | Condition::Header(_)
-            | Condition::Query(_)
-            | Condition::Cookie(_)
-            | Condition::SourceIp(_) => None,
-        });
+        let paths = conditions.iter().find_map(Condition::paths);
         let paths = paths.unwrap_or_default();
         let given = written.path.given().map(|list| list.value.as_slice());
         let given = given.unwrap_or_default();
